@@ -1,0 +1,55 @@
+"""An event bus for trio: exact order, precise backpressure, counted loss."""
+
+from ._ambient import send, subscribe
+from ._bus import EventBus, EventBusStatistics, open_event_bus
+from ._errors import (
+    BusClosedError,
+    DeadlockError,
+    ErrorKind,
+    EventBusError,
+    InvalidEventError,
+    InvalidPatternError,
+    NoBusError,
+    PolicyDeniedError,
+    SubscriptionLimitError,
+    SubscriptionOverflowError,
+)
+from ._event import Event
+from ._overflow import Overflow
+from ._pattern import Pattern
+from ._policy import Action, Policy
+from ._subscription import (
+    EventBatches,
+    EventChannel,
+    EventChannelStatistics,
+    Subscription,
+    SubscriptionStatistics,
+)
+
+__all__ = [
+    "Action",
+    "BusClosedError",
+    "DeadlockError",
+    "ErrorKind",
+    "Event",
+    "EventBatches",
+    "EventBus",
+    "EventBusError",
+    "EventBusStatistics",
+    "EventChannel",
+    "EventChannelStatistics",
+    "InvalidEventError",
+    "InvalidPatternError",
+    "NoBusError",
+    "Overflow",
+    "Pattern",
+    "Policy",
+    "PolicyDeniedError",
+    "Subscription",
+    "SubscriptionLimitError",
+    "SubscriptionOverflowError",
+    "SubscriptionStatistics",
+    "open_event_bus",
+    "send",
+    "subscribe",
+]

@@ -1,0 +1,279 @@
+"""The supervisor and the handle that applications hold."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Final, final
+
+import attrs
+import trio
+
+from ._errors import BusClosedError, NoBusError, PolicyDeniedError, SubscriptionLimitError
+from ._event import Event
+from ._no_public_constructor import NoPublicConstructor
+from ._overflow import Buffer, Overflow
+from ._pattern import Pattern, check_name, check_path
+from ._policy import Action, Policy
+from ._router import Router
+from ._subscription import EventChannel, Pace, Subscription, SubscriptionActor, check_count
+
+ANYBODY: Final = "anybody"
+"""The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
+
+current_bus: ContextVar[EventBus] = ContextVar("trio_events.current_bus")
+"""The bus of the innermost `open_event_bus` around the running task."""
+
+
+@final
+@attrs.frozen
+class EventBusStatistics:
+    """The state of a bus."""
+
+    accepted: int
+    """Events that were accepted since the bus was opened."""
+
+    unmatched: int
+    """Events among them that no subscription matched."""
+
+    current_inbox_used: int
+    """Messages that the router has not routed yet."""
+
+    inbox_size: int
+    """Messages in the inbox at which senders begin to wait."""
+
+    open_subscriptions: int
+    """Subscriptions that are open."""
+
+    routes_remembered: int
+    """Pairs of system and kind whose route is remembered."""
+
+    tasks_waiting_send: int
+    """Tasks that wait in `send`."""
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class EventBus(metaclass=NoPublicConstructor):
+    """An open event bus, in the name of one actor. Get one from `open_event_bus`."""
+
+    _router: Router
+    _nursery: trio.Nursery
+    _pace: Pace
+    _max_subscriptions: int
+    _policy: Policy | None
+    _actor: str = ANYBODY
+
+    @trio.lowlevel.enable_ki_protection
+    async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
+        """Send an event to every subscription that matches it.
+
+        When this returns, every matching subscription in force gets the event, or has its loss
+        counted. It does not mean that anybody has read it.
+
+        A cancellation point always; a schedule point if it waits, and at least every
+        `checkpoint_every` calls. It waits while a matching subscription with `Overflow.BLOCK` is
+        full, and while the inbox is full; senders that wait go on first come, first served.
+        Cancel-safe: if cancelled, nothing was sent.
+
+        Args:
+          system: What it is about: a name in dot-separated segments.
+          kind: What happened: a name in dot-separated segments.
+          path: Which thing it happened to: any text but the empty one.
+          data: Anything; subscribers get this very object.
+
+        Raises:
+          TypeError: If `system`, `kind` or `path` is not a `str`.
+          InvalidEventError: If one of them is not what it should be.
+          PolicyDeniedError: If the policy does not allow to send to this system.
+          BusClosedError: If the bus was closed, before or meanwhile.
+        """
+        await next(self._pace)()
+        event = self._event(system, kind, path, data)
+        obstacle = self._router.obstacle(event)
+        if obstacle is None:
+            self._router.accept(event)
+        else:
+            await self._router.wait_to_accept(event, obstacle)
+
+    @trio.lowlevel.enable_ki_protection
+    def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:
+        """Like `send`, but where that would wait, raise `trio.WouldBlock`. Not a checkpoint.
+
+        Raises:
+          trio.WouldBlock: If `send` would wait. Nothing was sent.
+          NoBusError: If trio is not running in this thread.
+        """
+        if not trio.lowlevel.in_trio_run():
+            raise NoBusError("send_nowait must be called in the thread in which trio runs the bus")
+        event = self._event(system, kind, path, data)
+        if self._router.obstacle(event) is not None:
+            raise trio.WouldBlock
+        self._router.accept(event)
+
+    @trio.lowlevel.enable_ki_protection
+    async def subscribe(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Subscription:
+        """Subscribe to the events whose system and kind match two patterns.
+
+        Every event that is accepted after this returned is received, until the subscription or
+        the bus is closed. Subscribe twice to receive everything twice.
+
+        A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
+
+        Args:
+          system: A pattern for the system of events.
+          kind: A pattern for the kind of events; None matches every kind.
+          max_buffer_size: How many events may wait to be read before the buffer is full.
+          overflow: What happens to an event when the buffer is full.
+
+        Raises:
+          TypeError: If a pattern is not a `str`, `max_buffer_size` not an `int` or `overflow`
+            not an `Overflow`.
+          ValueError: If `max_buffer_size` is less than 1.
+          InvalidPatternError: If a text is not a pattern.
+          PolicyDeniedError: If the policy does not allow to subscribe to this system.
+          BusClosedError: If the bus was closed, before or meanwhile.
+          SubscriptionLimitError: If `max_subscriptions` are open.
+        """
+        patterns = Pattern.parse(system), None if kind is None else Pattern.parse(kind)
+        check_count("max_buffer_size", max_buffer_size)
+        if not isinstance(overflow, Overflow):
+            raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        self._check_allowed(Action.SUBSCRIBE, str(patterns[0]))
+        if len(self._router.subscriptions) >= self._max_subscriptions:
+            raise SubscriptionLimitError(
+                f"there are already {self._max_subscriptions} open subscriptions; close some, "
+                "or allow more by open_event_bus(max_subscriptions=...)",
+                max_subscriptions=self._max_subscriptions,
+            )
+        actor = SubscriptionActor(*patterns, Buffer(max_buffer_size, overflow), self._router)
+        self._nursery.start_soon(actor.run, name=f"trio_events subscription {system!r}")
+        self._router.open(actor)
+        return Subscription._create(actor, EventChannel._create(actor, self._pace))
+
+    def for_actor(self, name: str) -> EventBus:
+        """The same bus in the name of an actor, which is what the policy is asked about.
+
+        Raises:
+          TypeError: If `name` is not a `str`.
+          InvalidEventError: If `name` is not a name in dot-separated segments.
+        """
+        check_name(name, "actor")
+        return EventBus._create(
+            self._router, self._nursery, self._pace, self._max_subscriptions, self._policy, name
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    def close(self) -> None:
+        """Close the bus. Not a checkpoint. Idempotent.
+
+        Everything that was accepted is routed, and every channel ends after what is in it. Sends
+        and subscriptions from now on, and senders that wait, get `BusClosedError`.
+        """
+        self._router.close()
+
+    def statistics(self) -> EventBusStatistics:
+        """The state of the bus now. Not a checkpoint."""
+        router = self._router
+        return EventBusStatistics(
+            accepted=router.accepted,
+            unmatched=router.unmatched,
+            current_inbox_used=len(router.inbox),
+            inbox_size=router.inbox_size,
+            open_subscriptions=len(router.subscriptions),
+            routes_remembered=router.table.remembered,
+            tasks_waiting_send=router.tasks_waiting_send(),
+        )
+
+    def __repr__(self) -> str:
+        router = self._router
+        state = "closed" if router.closed else f"{len(router.subscriptions)} subscriptions"
+        return f"<EventBus for {self._actor!r}, {state}, {router.accepted} events accepted>"
+
+    def _event(self, system: str, kind: str, path: str, data: object) -> Event:
+        """Make an event that may be sent, or raise."""
+        self._check_open()
+        if self._router.table.recall(system, kind) is None:
+            check_name(system, "system")
+            check_name(kind, "kind")
+        check_path(path)
+        self._check_allowed(Action.SEND, system)
+        return Event(system, kind, path, data)
+
+    def _check_open(self) -> None:
+        if self._router.closed:
+            raise BusClosedError("the bus is closed")
+
+    def _check_allowed(self, action: Action, system: str) -> None:
+        if self._policy is not None and not self._policy.allows(self._actor, action, system):
+            raise PolicyDeniedError(
+                f"the policy does not allow {self._actor!r} the action {action} on {system!r}",
+                actor=self._actor,
+                action=action,
+                system=system,
+            )
+
+
+@asynccontextmanager
+async def open_event_bus(
+    *,
+    policy: Policy | None = None,
+    inbox_size: int = 256,
+    checkpoint_every: int = 32,
+    max_subscriptions: int = 4096,
+) -> AsyncGenerator[EventBus]:
+    """Open an event bus for the block, and for all tasks that are started in it.
+
+    Leaving the block normally closes the bus as `EventBus.close` does, and does not wait for
+    readers. Leaving it by an exception cancels everything that belongs to the bus. A single
+    exception leaves as itself, not wrapped in a group. Entering is not a checkpoint, leaving is.
+
+    Args:
+      policy: Who may send and subscribe to which systems; None allows everything.
+      inbox_size: How many events may wait to be routed before senders wait.
+      checkpoint_every: How many operations on the bus there may be before one gives other
+        tasks a turn; 1 is trio's usual rule. A checkpoint costs ten times what routing an event
+        costs.
+      max_subscriptions: How many subscriptions may be open at a time.
+
+    Raises:
+      TypeError: If a number is not an `int`.
+      ValueError: If a number is less than 1.
+    """
+    check_count("inbox_size", inbox_size)
+    check_count("checkpoint_every", checkpoint_every)
+    check_count("max_subscriptions", max_subscriptions)
+    look = trio.lowlevel.checkpoint_if_cancelled
+    pace = itertools.cycle([*[look] * (checkpoint_every - 1), trio.lowlevel.checkpoint])
+    try:
+        async with trio.open_nursery() as nursery:
+            router = Router(inbox_size)
+            nursery.start_soon(router.run, name="trio_events router")
+            bus = EventBus._create(router, nursery, pace, max_subscriptions, policy)
+            token = current_bus.set(bus)
+            try:
+                yield bus
+            finally:
+                current_bus.reset(token)
+                bus.close()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            error.__context__ = context  # not the group
+            del error, context, group

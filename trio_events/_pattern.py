@@ -1,0 +1,361 @@
+"""Names and patterns: the grammar, matching, and which pattern contains which.
+
+A name is text in dot-separated segments. A pattern is the same with wildcards:
+
+    literal   exactly that segment
+    *         exactly one segment, any
+    **        zero or more segments
+    (a|b|c)   one segment, one of these literals
+
+A pattern is small (16 segments), so it is run as a nondeterministic automaton whose set of
+states is one integer: bit `i` says that the first `i` segments of the pattern have been used up.
+That makes matching linear in the name, whatever the pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, NoReturn, TypeAlias, final
+
+import attrs
+
+from ._errors import InvalidEventError, InvalidPatternError
+from ._no_public_constructor import NoPublicConstructor
+
+MAX_SEGMENTS: Final = 16
+MAX_CHARACTERS: Final = 512
+MAX_ALTERNATIVES: Final = 64
+
+ONE: Final = "*"
+MANY: Final = "**"
+RESERVED: Final = "$"
+"""Names that begin so are the bus's own; no leading wildcard matches them."""
+
+FRESH: Final = ""
+"""Stands for a segment that no pattern mentions: only wildcards match it."""
+
+_WILDCARDS: Final = frozenset({ONE, MANY})
+_SPECIAL: Final = frozenset("*(|)")
+
+Segment: TypeAlias = "str | frozenset[str]"
+"""`ONE`, `MANY`, a literal, or at least two alternatives. (No literal contains a star.)"""
+
+
+def check_name(name: object, field: str) -> None:
+    """Refuse what cannot be the system or the kind of an event.
+
+    Args:
+      name: The value to check.
+      field: What to call it in the message.
+
+    Raises:
+      TypeError: If it is not a `str`.
+      InvalidEventError: If it is empty or too long, has an empty segment or too many segments,
+        contains one of `* ( ) |`, or begins with `$`.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{field} must be a str, not {_shown(name)}")
+    if not name:
+        rule = "must not be empty"
+    elif len(name) > MAX_CHARACTERS:
+        rule = f"must have at most {MAX_CHARACTERS} characters, not {len(name)}"
+    elif name.startswith(RESERVED):
+        rule = f"must not begin with {RESERVED!r}, which is reserved for the bus itself"
+    elif not _SPECIAL.isdisjoint(name):
+        rule = "must be a name, without any of the pattern characters * ( ) |"
+    elif "" in (segments := name.split(".")):
+        rule = "must not have an empty segment"
+    elif len(segments) > MAX_SEGMENTS:
+        rule = f"must have at most {MAX_SEGMENTS} segments, not {len(segments)}"
+    else:
+        return
+    raise InvalidEventError(f"{field} {rule}: {_shown(name)}", field=field, value=name)
+
+
+def check_path(path: object) -> None:
+    """Refuse what cannot be the path of an event: anything but a `str` that is not empty.
+
+    Raises:
+      TypeError: If it is not a `str`.
+      InvalidEventError: If it is empty.
+    """
+    if not isinstance(path, str):
+        raise TypeError(f"path must be a str, not {_shown(path)}")
+    if not path:
+        raise InvalidEventError("path must not be empty", field="path", value=path)
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
+class Pattern(metaclass=NoPublicConstructor):
+    """A pattern over dot-separated names. Make one with `Pattern.parse`.
+
+    Patterns are equal if their canonical texts are. All methods are synchronous and pure.
+    """
+
+    segments: tuple[Segment, ...]
+    """The pattern's segments in canonical form: no two `**` next to each other."""
+
+    _text: str
+    _ones: int  # the states whose next segment is `*`
+    _manys: int  # the states whose next segment is `**`
+    _literals: dict[str, int]  # for each literal: the states whose next segment allows it
+
+    @staticmethod
+    def parse(text: str) -> Pattern:
+        """Read a pattern.
+
+        Args:
+          text: At most 512 characters in at most 16 segments.
+
+        Raises:
+          TypeError: If `text` is not a `str`.
+          InvalidPatternError: If it is not a pattern; `position` says where.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"a pattern must be a str, not {_shown(text)}")
+        segments = tuple(_canonical(_parse(text)))
+        ones = manys = 0
+        literals: dict[str, int] = {}
+        for i, segment in enumerate(segments):
+            if segment == ONE:
+                ones |= 1 << i
+            elif segment == MANY:
+                manys |= 1 << i
+            else:
+                for literal in _alternatives(segment):
+                    literals[literal] = literals.get(literal, 0) | 1 << i
+        canonical = ".".join(map(_segment_text, segments))
+        return Pattern._create(segments, canonical, ones, manys, literals)
+
+    @property
+    def literal(self) -> str | None:
+        """The one name that this pattern matches, or None if it may match several."""
+        one_name = all(isinstance(s, str) and s not in _WILDCARDS for s in self.segments)
+        return self._text if one_name else None
+
+    def matches(self, name: str) -> bool:
+        """Whether the name is one of those that the pattern describes.
+
+        Names that begin with `$` are matched only by patterns that begin with a literal or
+        with alternatives. Linear in the length of the name.
+
+        Raises:
+          TypeError: If `name` is not a `str`.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a name must be a str, not {_shown(name)}")
+        head, *tail = name.split(".")
+        states = self._first(head)
+        for segment in tail:
+            states = self._next(states, segment)
+        return self._accepts(states)
+
+    def covers(self, other: Pattern) -> bool:
+        """Whether this pattern matches every name that the other one matches.
+
+        Exact, over names of any number of segments from one up.
+        """
+        # Look for a name of `other` that is none of ours, following `other` along one path at a
+        # time (its state is a number) and ourselves along all paths at once (a set of states).
+        # Where `other` has a wildcard it is enough to try FRESH: a segment that we know as a
+        # literal could only help us.
+        todo = [(0, self._closed(1), False)]
+        seen = set(todo)
+        while todo:
+            state, ours, begun = todo.pop()
+            following = []
+            if state == len(other.segments):
+                if begun and not self._accepts(ours):
+                    return False
+                continue
+            segment = other.segments[state]
+            if segment == MANY:
+                following.append((state + 1, ours, begun))
+            for symbol in (FRESH,) if segment in _WILDCARDS else _alternatives(segment):
+                if begun or other._may_begin(symbol):
+                    after = state if segment == MANY else state + 1
+                    step = self._next(ours, symbol) if begun else self._first(symbol)
+                    following.append((after, step, True))
+            todo += [node for node in following if node not in seen]
+            seen.update(following)
+        return True
+
+    def overlaps(self, other: Pattern) -> bool:
+        """Whether some name is matched by both patterns.
+
+        Exact, over names of any number of segments from one up. Takes a number of steps
+        proportional to the product of the two numbers of segments.
+        """
+        return self._common_name(other) is not None
+
+    def _common_name(self, other: Pattern) -> str | None:
+        """A name that both patterns match, or None if there is none."""
+        start, goal = (0, 0, False), (len(self.segments), len(other.segments), True)
+        names = {start: ()}  # for each pair of states: the segments that lead there
+        todo = [start]
+        while todo and goal not in names:
+            i, j, begun = node = todo.pop()
+            ours = self.segments[i] if i < goal[0] else None
+            theirs = other.segments[j] if j < goal[1] else None
+            following: list[tuple[tuple[int, int, bool], tuple[str, ...]]] = []
+            if ours == MANY:
+                following.append(((i + 1, j, begun), names[node]))
+            if theirs == MANY:
+                following.append(((i, j + 1, begun), names[node]))
+            if ours is not None and theirs is not None:
+                after = (i if ours == MANY else i + 1, j if theirs == MANY else j + 1, True)
+                for symbol in _common_symbols(ours, theirs):
+                    if begun or (self._may_begin(symbol) and other._may_begin(symbol)):
+                        following.append((after, (*names[node], symbol)))
+                        break
+            for after, name in following:
+                if after not in names:
+                    names[after] = name
+                    todo.append(after)
+        if goal not in names:
+            return None
+        fresh = "x"
+        while fresh in self._literals or fresh in other._literals:
+            fresh += "x"
+        return ".".join(symbol or fresh for symbol in names[goal])
+
+    def _closed(self, states: int) -> int:
+        # A `**` may match nothing at all. One round is enough: no two stand side by side.
+        return states | (states & self._manys) << 1
+
+    def _next(self, states: int, symbol: str) -> int:
+        moving = states & (self._ones | self._literals.get(symbol, 0))
+        return self._closed(states & self._manys | moving << 1)
+
+    def _first(self, symbol: str) -> int:
+        return self._next(self._closed(1), symbol) if self._may_begin(symbol) else 0
+
+    def _may_begin(self, symbol: str) -> bool:
+        return not symbol.startswith(RESERVED) or self.segments[0] not in _WILDCARDS
+
+    def _accepts(self, states: int) -> bool:
+        return bool(states >> len(self.segments))
+
+    def __str__(self) -> str:
+        """The canonical text, which parses back to an equal pattern."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Pattern.parse({self._text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, Pattern) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def _alternatives(segment: Segment) -> Iterable[str]:
+    return (segment,) if isinstance(segment, str) else segment
+
+
+def _common_symbols(a: Segment, b: Segment) -> Iterable[str]:
+    """Segments of a name that both match; for two wildcards, FRESH stands for any."""
+    if a in _WILDCARDS:
+        return (FRESH,) if b in _WILDCARDS else sorted(_alternatives(b))
+    if b in _WILDCARDS:
+        return sorted(_alternatives(a))
+    return sorted({*_alternatives(a)} & {*_alternatives(b)})
+
+
+def _canonical(segments: list[Segment]) -> Iterator[Segment]:
+    """Of each run of wildcards with a `**` in it, leave all its `*` and then one `**`."""
+    many = False
+    for segment in segments:
+        if segment == MANY:
+            many = True
+            continue
+        if many and segment != ONE:
+            yield MANY
+            many = False
+        yield segment
+    if many:
+        yield MANY
+
+
+def _segment_text(segment: Segment) -> str:
+    return segment if isinstance(segment, str) else f"({'|'.join(sorted(segment))})"
+
+
+def _parse(text: str) -> list[Segment]:
+    if not text:
+        _refuse(text, 0, "a pattern must not be empty")
+    if len(text) > MAX_CHARACTERS:
+        _refuse(text, MAX_CHARACTERS, f"a pattern has at most {MAX_CHARACTERS} characters")
+    segments: list[Segment] = []
+    end = -1
+    while end < len(text):
+        start = end + 1
+        if len(segments) == MAX_SEGMENTS:
+            _refuse(text, start, f"a pattern has at most {MAX_SEGMENTS} segments")
+        segment, end = (_parse_group if text.startswith("(", start) else _parse_word)(text, start)
+        segments.append(segment)
+    return segments
+
+
+def _parse_word(text: str, start: int) -> tuple[Segment, int]:
+    """Read a literal or a wildcard; returns it and the index of the dot or the end behind it."""
+    end = text.find(".", start)
+    if end == -1:
+        end = len(text)
+    word = text[start:end]
+    if not word:
+        _refuse(text, start, "a segment must not be empty")
+    if word not in _WILDCARDS:
+        for position, character in enumerate(word, start):
+            if character in _SPECIAL:
+                _refuse(text, position, _MISPLACED[character])
+    return word, end
+
+
+def _parse_group(text: str, start: int) -> tuple[Segment, int]:
+    """Read `(a|b)`; returns the alternatives and the index of the dot or the end behind them."""
+    alternatives: list[str] = []
+    begin = start + 1
+    for position in range(begin, len(text)):
+        character = text[position]
+        if character in "|)":
+            if position == begin:
+                _refuse(text, position, "an alternative must not be empty")
+            if len(alternatives) == MAX_ALTERNATIVES:
+                _refuse(text, begin, f"a segment has at most {MAX_ALTERNATIVES} alternatives")
+            alternatives.append(text[begin:position])
+            begin = position + 1
+            if character == ")":
+                if begin < len(text) and text[begin] != ".":
+                    _refuse(text, begin, "parentheses must enclose a whole segment")
+                distinct = frozenset(alternatives)
+                return (distinct if len(distinct) > 1 else alternatives[0]), begin
+        elif character in _MISPLACED_INSIDE:
+            _refuse(text, position, _MISPLACED_INSIDE[character])
+    _refuse(text, start, "this parenthesis is never closed")
+
+
+_MISPLACED: Final = {
+    "*": "a wildcard must be a whole segment, * or **",
+    "(": "parentheses must enclose a whole segment",
+    ")": "this parenthesis was never opened",
+    "|": "alternatives must stand in parentheses",
+}
+_MISPLACED_INSIDE: Final = {
+    "*": "an alternative must be a literal, without wildcards",
+    "(": "parentheses must not be nested",
+    ".": "alternatives are single segments, without dots",
+}
+
+
+def _refuse(text: str, position: int, rule: str) -> NoReturn:
+    raise InvalidPatternError(
+        f"{rule} (position {position} of {_shown(text)})", pattern=text, position=position
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
