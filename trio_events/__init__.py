@@ -22,6 +22,7 @@ from ._subscription import (
     EventBatches,
     EventChannel,
     EventChannelStatistics,
+    EventIterator,
     Subscription,
     SubscriptionStatistics,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "EventBusStatistics",
     "EventChannel",
     "EventChannelStatistics",
+    "EventIterator",
     "InvalidEventError",
     "InvalidPatternError",
     "NoBusError",

@@ -33,9 +33,7 @@ async def subscribe(
     Raises:
       NoBusError: If there is none.
     """
-    return await _bus().subscribe(
-        system, kind, max_buffer_size=max_buffer_size, overflow=overflow
-    )
+    return await _bus().subscribe(system, kind, max_buffer_size=max_buffer_size, overflow=overflow)
 
 
 def _bus() -> EventBus:

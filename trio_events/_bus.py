@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Final, final
 
 import attrs
 import trio
 
+from ._actor import Pace, SubscriptionActor
 from ._errors import BusClosedError, NoBusError, PolicyDeniedError, SubscriptionLimitError
 from ._event import Event
 from ._no_public_constructor import NoPublicConstructor
-from ._overflow import Buffer, Overflow
+from ._overflow import Buffer, Overflow, check_count
 from ._pattern import Pattern, check_name, check_path
 from ._policy import Action, Policy
 from ._router import Router
-from ._subscription import EventChannel, Pace, Subscription, SubscriptionActor, check_count
+from ._subscription import EventChannel, Subscription
 
 ANYBODY: Final = "anybody"
 """The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
@@ -89,6 +92,8 @@ class EventBus(metaclass=NoPublicConstructor):
           InvalidEventError: If one of them is not what it should be.
           PolicyDeniedError: If the policy does not allow to send to this system.
           BusClosedError: If the bus was closed, before or meanwhile.
+          DeadlockError: If the send would wait forever, because the room that it waits for could
+            only be made by the sender itself, or by a reader that waits for the sender.
         """
         await next(self._pace)()
         event = self._event(system, kind, path, data)
@@ -157,7 +162,8 @@ class EventBus(metaclass=NoPublicConstructor):
                 "or allow more by open_event_bus(max_subscriptions=...)",
                 max_subscriptions=self._max_subscriptions,
             )
-        actor = SubscriptionActor(*patterns, Buffer(max_buffer_size, overflow), self._router)
+        buffer = Buffer(max_buffer_size, overflow)
+        actor = SubscriptionActor(*patterns, _caller(), buffer, self._router)
         self._nursery.start_soon(actor.run, name=f"trio_events subscription {system!r}")
         self._router.open(actor)
         return Subscription._create(actor, EventChannel._create(actor, self._pace))
@@ -223,6 +229,14 @@ class EventBus(metaclass=NoPublicConstructor):
                 action=action,
                 system=system,
             )
+
+
+def _caller() -> str:
+    """The file and line of the innermost frame that is not this package's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+    return "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 @asynccontextmanager

@@ -28,6 +28,14 @@ class Overflow(enum.Enum):
     """The subscription ends. What is buffered stays readable. Senders never wait."""
 
 
+def check_count(name: str, value: object) -> None:
+    """Refuse what is not a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+
+
 @final
 @attrs.define(eq=False)
 class Buffer:
@@ -68,6 +76,11 @@ class Buffer:
     def room(self) -> int:
         """How many more events fit; below zero by the number of those that are held."""
         return self.max_buffer_size - self.buffered - len(self.held)
+
+    @property
+    def half_empty(self) -> bool:
+        """Whether the buffer is at most half full, which is where an episode of loss ends."""
+        return 2 * self.buffered <= self.max_buffer_size
 
     @property
     def delivered(self) -> int:
@@ -114,7 +127,7 @@ class Buffer:
         self.buffered -= len(events)
         return events
 
-    def hand_over(self) -> None:
+    def fit_held(self) -> None:
         """Put as many of the held events into the channel as there is room for."""
         fitting = self.held[: self.max_buffer_size - self.buffered]
         if fitting:

@@ -191,14 +191,15 @@ class Pattern(metaclass=NoPublicConstructor):
 
     def _common_name(self, other: Pattern) -> str | None:
         """A name that both patterns match, or None if there is none."""
+        # A node is a state of each pattern, and whether the name has begun.
         start, goal = (0, 0, False), (len(self.segments), len(other.segments), True)
-        names = {start: ()}  # for each pair of states: the segments that lead there
+        names: dict[tuple[int, int, bool], tuple[str, ...]] = {start: ()}  # that lead to a node
         todo = [start]
         while todo and goal not in names:
             i, j, begun = node = todo.pop()
             ours = self.segments[i] if i < goal[0] else None
             theirs = other.segments[j] if j < goal[1] else None
-            following: list[tuple[tuple[int, int, bool], tuple[str, ...]]] = []
+            following = []
             if ours == MANY:
                 following.append(((i + 1, j, begun), names[node]))
             if theirs == MANY:
@@ -261,7 +262,7 @@ def _common_symbols(a: Segment, b: Segment) -> Iterable[str]:
         return (FRESH,) if b in _WILDCARDS else sorted(_alternatives(b))
     if b in _WILDCARDS:
         return sorted(_alternatives(a))
-    return sorted({*_alternatives(a)} & {*_alternatives(b)})
+    return sorted(set(_alternatives(a)).intersection(_alternatives(b)))
 
 
 def _canonical(segments: list[Segment]) -> Iterator[Segment]:

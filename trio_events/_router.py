@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from typing import TypeAlias, final
@@ -10,13 +11,11 @@ from typing import TypeAlias, final
 import attrs
 import trio
 
-from ._errors import BusClosedError
+from ._errors import BusClosedError, DeadlockError
 from ._event import Event
 from ._routing import RoutingTable
-from ._subscription import Sender, SubscriptionActor
+from ._actor import Attempt, Sender, SubscriptionActor
 from ._waiting import first
-
-Senders: TypeAlias = OrderedDict[Sender, None]
 
 
 @final
@@ -58,8 +57,9 @@ class Router:
         self.inbox_size = inbox_size
         self.inbox: list[Message] = []
         self._tx, self._rx = trio.open_memory_channel[list[Message]](1)
-        # Senders wait in the queue of what stops them: the inbox, or one full subscription.
-        self._senders: Senders = OrderedDict()
+        # Senders wait at their obstacle: here for room in the inbox, or at a full subscription.
+        self.senders: OrderedDict[Sender, None] = OrderedDict()
+        self._obstacles: dict[trio.lowlevel.Task, tuple[Sender, Obstacle]] = {}
         self._tickets = itertools.count()
         # The subscriptions that stop senders: those without room, and those for whose room
         # somebody already waits, so that no newcomer goes first.
@@ -100,7 +100,7 @@ class Router:
                 self._register(message)
         self._spread(run, route, lists)
         self._deliver(lists)
-        self._let_in(self._senders, self.inbox_size)
+        self._let_in(self, self.inbox_size)
 
     def _spread(
         self,
@@ -150,9 +150,12 @@ class Router:
         if self.closed:
             return
         self.closed = True
-        for queue in (self._senders, *(s.senders for s in self.subscriptions)):
-            while queue:
-                first(queue).wake(BusClosedError("the bus was closed; this event was not sent"))
+        obstacles: list[Obstacle] = [self, *self.subscriptions]
+        for obstacle in obstacles:
+            while obstacle.senders:
+                first(obstacle.senders).wake(
+                    BusClosedError("the bus was closed; this event was not sent")
+                )
         for subscription in tuple(self.subscriptions):
             subscription.close()
         self.route_inbox()
@@ -160,31 +163,41 @@ class Router:
 
     # The gate
 
-    def obstacle(self, event: Event) -> Senders | None:
-        """The queue in which the sender of this event has to wait, or None if it may go on."""
+    def obstacle(self, event: Event) -> Obstacle | None:
+        """What the sender of this event has to wait for, or None if it may go on."""
         if len(self.inbox) >= self.inbox_size:
-            return self._senders
+            return self
         if self._full:
             for subscription in self.table.match(event.system, event.kind):
                 if subscription in self._full:
-                    return subscription.senders
+                    return subscription
         return None
 
-    async def wait_to_accept(self, event: Event, obstacle: Senders) -> None:
+    async def wait_to_accept(self, event: Event, obstacle: Obstacle) -> None:
         """Wait until nothing stops the event and it has been accepted.
 
-        A checkpoint, always. Cancel-safe: if cancelled, the event was not accepted.
+        A checkpoint, unless it raises DeadlockError. Cancel-safe: if cancelled, the event was
+        not accepted.
 
         Raises:
           BusClosedError: If the bus is closed meanwhile. The event was not accepted.
+          DeadlockError: If the wait could never end. The event was not accepted.
         """
-        error = await Sender(event, next(self._tickets)).wait(obstacle)
+        attempt = Attempt(event, trio.current_time(), trio.current_effective_deadline())
+        sender = Sender(attempt, next(self._tickets))
+        error: Exception | None = self._deadlock(sender, obstacle)
+        if error is None:
+            self._note_obstacle(sender, obstacle)
+            try:
+                error = await sender.wait(obstacle.senders)
+            finally:
+                del self._obstacles[sender.task]
         if error is not None:
             raise error
 
     def tasks_waiting_send(self) -> int:
         """How many senders wait."""
-        return len(self._senders) + sum(len(s.senders) for s in self.subscriptions)
+        return len(self.senders) + sum(len(s.senders) for s in self.subscriptions)
 
     def on_full(self, subscription: SubscriptionActor) -> None:
         """Stop senders of events that the subscription matches."""
@@ -194,7 +207,7 @@ class Router:
         """Let in as many of those that wait as there is room for, then newcomers."""
         self._full.discard(subscription)
         room = subscription.buffer.room - subscription.coming
-        subscription.coming += self._let_in(subscription.senders, room)
+        subscription.coming += self._let_in(subscription, room)
         if subscription.senders:
             self._full.add(subscription)
 
@@ -203,23 +216,61 @@ class Router:
         self.post(Unsubscribe(subscription))
         del self.subscriptions[subscription]
         self._full.discard(subscription)
-        self._let_in(subscription.senders, len(subscription.senders))
+        self._let_in(subscription, len(subscription.senders))
 
-    def _let_in(self, queue: Senders, room: int) -> int:
-        """Let in at most `room` senders from a queue, first come, first served; returns how many.
+    def _let_in(self, obstacle: Obstacle, room: int) -> int:
+        """Let in at most `room` waiting senders, first come, first served; returns how many.
 
-        A sender that something else stops moves to the queue of that.
+        A sender that meets another obstacle goes on waiting there.
         """
         let_in = 0
-        while queue and let_in < room:
-            sender = first(queue)
-            obstacle = self.obstacle(sender.request)
-            if obstacle is queue:
-                break
-            if obstacle is None:
-                self.accept(sender.request)
+        while obstacle.senders and let_in < room:
+            sender = first(obstacle.senders)
+            next_obstacle = self.obstacle(sender.request.event)
+            if next_obstacle is None:
+                self.accept(sender.request.event)
                 sender.wake(None)
                 let_in += 1
+            elif next_obstacle is obstacle:
+                break
+            elif error := self._deadlock(sender, next_obstacle):
+                sender.wake(error)
             else:
-                sender.move(obstacle)
+                self._note_obstacle(sender, next_obstacle)
+                sender.move(next_obstacle.senders)
         return let_in
+
+    def _note_obstacle(self, sender: Sender, obstacle: Obstacle) -> None:
+        self._obstacles[sender.task] = sender, obstacle
+        if isinstance(obstacle, SubscriptionActor):
+            obstacle.watch_senders()
+
+    def _deadlock(self, sender: Sender, obstacle: Obstacle) -> DeadlockError | None:
+        """The error to raise if waiting at the obstacle could never end.
+
+        That is so if only the sender itself reads from the subscription, or only a task that
+        waits, without a deadline, for a subscription of which the same is true.
+        """
+        last = sender
+        for _ in range(len(self._obstacles) + 1):  # as many links as a chain can have
+            if isinstance(obstacle, Router) or last.request.deadline < math.inf:
+                return None
+            reader = obstacle.only_reader
+            if reader is sender.task:
+                whom = "is the sender itself" if last is sender else "waits for the sender"
+                return DeadlockError(
+                    f"sending to {sender.request.event.system!r} would wait forever: "
+                    f"{obstacle.description()} is full, and its only reader {whom}",
+                    system=str(obstacle.system),
+                    kind=None if obstacle.kind is None else str(obstacle.kind),
+                )
+            if reader not in self._obstacles:
+                return None
+            last, obstacle = self._obstacles[reader]
+            if last not in obstacle.senders:
+                return None
+        return None
+
+
+Obstacle: TypeAlias = Router | SubscriptionActor
+"""What senders wait for: room in the router's inbox, or in a subscription."""

@@ -1,29 +1,17 @@
-"""A subscription: the actor that owns it, the handle, and the reading end of its channel."""
+"""What applications hold: the subscription and the reading end of its channel."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Protocol, TypeAlias, final
+from typing import final
 
 import attrs
 import trio
 
+from ._actor import Pace, SubscriptionActor
 from ._event import Event
 from ._no_public_constructor import NoPublicConstructor
-from ._overflow import Buffer, Overflow
-from ._pattern import Pattern
-from ._waiting import Waiter, first
-
-Pace: TypeAlias = Iterator[Callable[[], Awaitable[None]]]
-"""For each operation the checkpoint that it begins with. All operations on a bus share one."""
-
-Sender: TypeAlias = Waiter[Event, Exception | None]
-"""A sender that waits with its event, for None when it went in, or else for the error."""
-
-Reader: TypeAlias = Waiter[int | None, list[Event]]
-"""A reader that waits for at most so many events, or for an empty list when there are no more."""
+from ._overflow import Overflow, check_count
 
 
 @final
@@ -71,160 +59,6 @@ class EventChannelStatistics:
     """Tasks that wait in `receive` or for a batch."""
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse what is not a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-class Gate(Protocol):
-    """What a subscription tells the one who feeds it."""
-
-    def on_full(self, subscription: SubscriptionActor) -> None:
-        """There is no room: senders of matching events have to wait from now on."""
-
-    def on_room(self, subscription: SubscriptionActor) -> None:
-        """There was no room, and now there is."""
-
-    def on_close(self, subscription: SubscriptionActor) -> None:
-        """No event that is accepted from now on is wanted."""
-
-
-@final
-@attrs.define(eq=False)
-class SubscriptionActor:
-    """Everything about one subscription; also the task that does what can wait.
-
-    The router hands over lists of events with `deliver` and never waits. Readers take events out.
-    The task moves events that did not fit from `buffer.held` into the buffer when there is room;
-    closing the subscription cancels it, and if it ends in another way, that closes the
-    subscription.
-    """
-
-    system: Pattern
-    kind: Pattern | None
-    buffer: Buffer
-    _gate: Gate
-    # Events that the gate let in for the room that there was, and that are still to come.
-    coming: int = attrs.field(default=0, init=False)
-    closed: bool = attrs.field(default=False, init=False)
-    readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
-    senders: OrderedDict[Sender, None] = attrs.field(factory=OrderedDict, init=False)
-    # Whether taking an event has consequences: senders have to wait for us, or events are held.
-    _pressed: bool = attrs.field(default=False, init=False)
-    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    _asleep: trio.lowlevel.ParkingLot = attrs.field(
-        factory=trio.lowlevel.ParkingLot, init=False
-    )
-
-    @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:
-        """Hand over held events whenever there is room, until the subscription is closed."""
-        try:
-            with self._scope:
-                while True:
-                    self.hand_over()
-                    await self._asleep.park()
-        finally:
-            self.close()
-
-    def deliver(self, events: list[Event]) -> None:
-        """Take in events that match, in order. The list is ours from now on."""
-        self.coming = 0
-        self.buffer.matched += len(events)
-        events = self._serve(events)
-        if events:
-            self.buffer.put(events)
-        if self.buffer.overflowed:
-            self.close()
-        self._after_change()
-
-    def hand_over(self) -> None:
-        """Move held events to waiting readers, and as many as there is room for to the buffer."""
-        self.buffer.held = self._serve(self.buffer.held)
-        self.buffer.hand_over()
-        self._after_change()
-
-    def finish(self) -> None:
-        """Nothing more will be delivered: what is here stays readable, then the channel ends."""
-        self.buffer.held = self._serve(self.buffer.held)
-        self.buffer.end()
-        self._dismiss_readers()
-
-    def take(self) -> Event:
-        """The next event; raises as `Buffer.take`."""
-        event = self.buffer.take()
-        if self._pressed:
-            self._after_change()
-        return event
-
-    def take_list(self, max_size: int | None) -> list[Event]:
-        """The next events; raises as `Buffer.take`."""
-        events = self.buffer.take_list(max_size)
-        if self._pressed:
-            self._after_change()
-        return events
-
-    @trio.lowlevel.enable_ki_protection
-    def close(self) -> None:
-        """Want no event that is accepted from now on."""
-        if not self.closed:
-            self.closed = True
-            self._gate.on_close(self)
-            self._scope.cancel()
-
-    @trio.lowlevel.enable_ki_protection
-    def discard(self) -> None:
-        """Want nothing more, not even what is here."""
-        if not self.buffer.discarding:
-            self.buffer.discard()
-            self.close()
-            self._dismiss_readers()
-
-    def describe(self) -> str:
-        """The patterns and the fill, and what is unusual."""
-        buffer = self.buffer
-        return " ".join(
-            [
-                repr(str(self.system)),
-                *([f"kind={str(self.kind)!r}"] if self.kind else []),
-                f"{buffer.buffered}/{buffer.max_buffer_size} buffered",
-                *([f"{len(buffer.held)} held"] if buffer.held else []),
-                *([f"{buffer.dropped} dropped"] if buffer.dropped else []),
-                *(["closed"] if self.closed else []),
-            ]
-        )
-
-    def _serve(self, events: list[Event]) -> list[Event]:
-        """Give the events to the readers that wait, longest waiter first; returns the rest."""
-        # Nobody waits while something is in the buffer, so the order of events is kept.
-        while events and self.readers:
-            reader = first(self.readers)
-            size = len(events) if reader.request is None else reader.request
-            reader.wake(events[:size])
-            events = events[size:]
-        return events
-
-    def _dismiss_readers(self) -> None:
-        while self.readers:
-            first(self.readers).wake([])
-
-    def _after_change(self) -> None:
-        """Have those act who wait for room, or who must not wait for it any longer."""
-        if self.closed or self.buffer.overflow is not Overflow.BLOCK:
-            return
-        if self.buffer.held and self.buffer.buffered < self.buffer.max_buffer_size:
-            self._asleep.unpark()
-        if self.buffer.room <= 0:
-            self._pressed = True
-            self._gate.on_full(self)
-        elif self._pressed:
-            self._gate.on_room(self)
-            self._pressed = bool(self.senders)
-
-
 @final
 @attrs.define(eq=False, repr=False)
 class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor):
@@ -249,13 +83,14 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
           trio.ClosedResourceError: If this channel was closed, before or meanwhile.
           SubscriptionOverflowError: As EndOfChannel, if it was an overflow that ended it.
         """
+        self._actor.note_reader()
         await next(self._pace)()
         while True:
             try:
                 return self._actor.take()
             except trio.WouldBlock:
                 pass
-            events = await Reader(1).wait(self._actor.readers)
+            events = await self._actor.wait_for_list(1)
             if events:
                 return events[0]
 
@@ -269,6 +104,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
           trio.ClosedResourceError: As `receive`.
           SubscriptionOverflowError: As `receive`.
         """
+        self._actor.note_reader()
         return self._actor.take()
 
     def batches(self, *, max_size: int | None = None) -> EventBatches:
@@ -312,14 +148,48 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
             tasks_waiting_receive=len(self._actor.readers),
         )
 
+    def __aiter__(self) -> EventIterator:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
+        return EventIterator._create(self._actor, self._pace)
+
     def __repr__(self) -> str:
-        return f"<EventChannel of {self._actor.describe()}>"
+        return f"<EventChannel of {self._actor!r}>"
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
+class EventIterator(metaclass=NoPublicConstructor):
+    """An asynchronous iterator over events, for one task. See `EventChannel`."""
+
+    _actor: SubscriptionActor
+    _pace: Pace
+    _is_noted: bool = False
+
+    def __aiter__(self) -> EventIterator:
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> Event:
+        # Once a loop: to note the reader of each event would cost a tenth of its delivery.
+        if not self._is_noted:
+            self._is_noted = True
+            self._actor.note_reader()
+        await next(self._pace)()
+        while True:
+            try:
+                return self._actor.take()
+            except trio.WouldBlock:
+                pass
+            except trio.EndOfChannel:
+                raise StopAsyncIteration from None
+            events = await self._actor.wait_for_list(1)
+            if events:
+                return events[0]
+
+
+@final
+@attrs.define(eq=False, repr=False)
 class EventBatches(metaclass=NoPublicConstructor):
-    """An asynchronous iterator of lists of events. See `EventChannel.batches`."""
+    """An asynchronous iterator over lists of events. See `EventChannel.batches`."""
 
     _actor: SubscriptionActor
     _max_size: int | None
@@ -329,6 +199,7 @@ class EventBatches(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> list[Event]:
+        self._actor.note_reader()
         if self._actor.buffer.buffered:
             await trio.lowlevel.checkpoint()
         while True:
@@ -338,7 +209,7 @@ class EventBatches(metaclass=NoPublicConstructor):
                 pass
             except trio.EndOfChannel:
                 raise StopAsyncIteration from None
-            events = await Reader(self._max_size).wait(self._actor.readers)
+            events = await self._actor.wait_for_list(self._max_size)
             if events:
                 return events
 
@@ -406,8 +277,8 @@ class Subscription(metaclass=NoPublicConstructor):
     ) -> None:
         self.close()
 
-    def __aiter__(self) -> EventChannel:
-        return self._channel
+    def __aiter__(self) -> EventIterator:
+        return aiter(self._channel)
 
     def __repr__(self) -> str:
-        return f"<Subscription {self._actor.describe()}>"
+        return f"<Subscription {self._actor!r}>"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from typing import Any, Generic, TypeAlias, TypeVar, final
+from typing import Generic, TypeVar, final
 
 import attrs
 import trio
@@ -15,59 +16,54 @@ Reply = TypeVar("Reply")
 @final
 @attrs.define(eq=False)
 class Waiter(Generic[Request, Reply]):
-    """One task's place in a queue.
+    """One task's place in a queue. A queue is an ordered dict, used as an ordered set.
 
     Handing over the reply and taking the task out of the queue is one step, so there is no
-    moment in which a cancellation could lose a reply or have it given twice. That is what
-    `trio.Event` and `trio.lowlevel.ParkingLot` do not give us.
+    moment at which a cancellation could lose a reply, or let it be given twice.
     """
 
     request: Request
     """What the task waits for, for those who serve the queue."""
 
     ticket: int = 0
-    """When it came. A queue is ordered by its tickets, also when waiters change queues."""
+    """When it came. A queue is in the order of its tickets, also when waiters change queues."""
 
-    _queue: Queue[Request, Reply] = attrs.field(factory=OrderedDict, init=False)
-    _task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
+    task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
+    """The task that made this, and that waits."""
+
+    _queue: OrderedDict[Waiter[Request, Reply], None] = attrs.field(factory=OrderedDict, init=False)
     _reply: Reply = attrs.field(init=False)
 
-    async def wait(self, queue: Queue[Request, Reply]) -> Reply:
+    async def wait(self, queue: OrderedDict[Waiter[Request, Reply], None]) -> Reply:
         """Stand in the queue until `wake` is called.
 
-        A checkpoint, always. Cancel-safe: if cancelled, the task stands in no queue and no
-        reply has been given to it.
+        A checkpoint, always. Cancel-safe: if cancelled, the task stands in no queue, and no
+        reply was given to it.
         """
         self.move(queue)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._leave()
+            del self._queue[self]
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
         return self._reply
 
-    def move(self, queue: Queue[Request, Reply]) -> None:
+    def move(self, queue: OrderedDict[Waiter[Request, Reply], None]) -> None:
         """Leave the present queue for another one, at the place that the ticket gives."""
-        self._leave()
+        self._queue.pop(self, None)
         self._queue = queue
-        later = [other for other in queue if other.ticket > self.ticket]
+        # Nearly always the newcomer belongs to the end, so look for those behind it from there.
+        behind = list(itertools.takewhile(lambda w: w.ticket > self.ticket, reversed(queue)))
         queue[self] = None
-        for other in later:
+        for other in reversed(behind):
             queue.move_to_end(other)
 
     def wake(self, reply: Reply) -> None:
-        """Leave the queue and let the task go on. Called by another task, once."""
-        self._leave()
+        """Leave the queue, and let the task go on. Called once, by another task."""
+        del self._queue[self]
         self._reply = reply
-        trio.lowlevel.reschedule(self._task)
-
-    def _leave(self) -> None:
-        self._queue.pop(self, None)
-
-
-Queue: TypeAlias = "OrderedDict[Waiter[Request, Reply], None]"
-"""Waiters in the order of their tickets. (An ordered set with a cheap way to take out any.)"""
+        trio.lowlevel.reschedule(self.task)
 
 
 def first(queue: OrderedDict[Waiter[Request, Reply], None]) -> Waiter[Request, Reply]:

@@ -1,0 +1,306 @@
+"""The actor of a subscription: everything about it that is not for applications."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Protocol, TypeAlias, final
+
+import attrs
+import trio
+
+from ._event import Event
+from ._overflow import Buffer, Overflow
+from ._pattern import Pattern
+from ._waiting import Waiter, first
+
+Pace: TypeAlias = Iterator[Callable[[], Awaitable[None]]]
+"""For each operation the checkpoint that it begins with. All operations on a bus share one."""
+
+log: Final = logging.getLogger("trio_events")
+
+_FIRST_STALL_WARNING: Final = 1.0  # seconds that a sender has waited; then twice as long ...
+_STALL_WARNING_EVERY: Final = 60.0  # ... but no more than this much longer
+
+
+@final
+@attrs.frozen(eq=False)
+class Attempt:
+    """What a waiting sender is about."""
+
+    event: Event
+    since: float
+    """When it began to wait, on trio's clock."""
+
+    deadline: float
+    """When its wait ends at the latest, on trio's clock."""
+
+
+Sender: TypeAlias = Waiter[Attempt, Exception | None]
+"""A sender that waits for None when its event went in, or else for an error to raise."""
+
+Reader: TypeAlias = Waiter[int | None, list[Event]]
+"""A reader that waits for at most so many events, or for an empty list when there are no more."""
+
+
+class Gate(Protocol):
+    """What a subscription tells the one who keeps the senders."""
+
+    def on_full(self, subscription: SubscriptionActor) -> None:
+        """There is no room: senders of matching events have to wait from now on."""
+
+    def on_room(self, subscription: SubscriptionActor) -> None:
+        """There was no room, and now there is."""
+
+    def on_close(self, subscription: SubscriptionActor) -> None:
+        """No event that is accepted from now on is wanted."""
+
+
+@final
+@attrs.define(eq=False)
+class SubscriptionActor:
+    """The state of one subscription, and the task that does for it what can wait.
+
+    The router hands over lists of events with `deliver`, and never waits. Readers `take` events.
+    The task moves events that did not fit from `buffer.held` into the buffer when there is room,
+    and looks after senders that wait for long. Closing the subscription cancels the task; should
+    the task end in another way, that closes the subscription.
+    """
+
+    system: Pattern
+    kind: Pattern | None
+    origin: str
+    """The file and line that subscribed."""
+
+    buffer: Buffer
+    _gate: Gate
+    closed: bool = attrs.field(default=False, init=False)
+    readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
+    senders: OrderedDict[Sender, None] = attrs.field(factory=OrderedDict, init=False)
+    coming: int = attrs.field(default=0, init=False)
+    """Events that were let in for the room that there was, and are still to be delivered."""
+
+    # Whether taking an event has consequences for others than the reader: senders have to wait
+    # for us, events are held, or events are being dropped.
+    _pressed: bool = attrs.field(default=False, init=False)
+    # How many events had been dropped when the present episode of loss began.
+    _dropped_before: int | None = attrs.field(default=None, init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _asleep: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+    # When to look whether senders have been waiting for longer than `_patience`.
+    _next_look: float = attrs.field(default=math.inf, init=False)
+    _patience: float = attrs.field(default=_FIRST_STALL_WARNING, init=False)
+    _known_reader: weakref.ref[trio.lowlevel.Task] | None = attrs.field(default=None, init=False)
+    _several_readers: bool = attrs.field(default=False, init=False)
+
+    # The task
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Do what can wait, until the subscription is closed."""
+        try:
+            with self._scope:
+                while True:
+                    self.hand_over()
+                    with trio.move_on_at(self._next_look):
+                        await self._asleep.park()
+                    self._look_after_senders()
+        finally:
+            self.close()
+
+    def hand_over(self) -> None:
+        """Give held events to readers that wait, and put as many as fit into the buffer."""
+        self.buffer.held = self._serve(self.buffer.held)
+        self.buffer.fit_held()
+        self._after_change()
+
+    def _look_after_senders(self) -> None:
+        now = trio.current_time()
+        if now < self._next_look:
+            return
+        if not self.senders:
+            self._next_look, self._patience = math.inf, _FIRST_STALL_WARNING
+            return
+        waited = now - first(self.senders).request.since
+        if waited < _FIRST_STALL_WARNING:
+            self._patience = _FIRST_STALL_WARNING
+        elif waited >= self._patience:
+            log.warning(
+                "%s is full: %d senders wait for room, the first for %.0f s",
+                self.description(),
+                len(self.senders),
+                waited,
+            )
+            self._patience = min(2 * self._patience, self._patience + _STALL_WARNING_EVERY)
+        self._next_look = now - waited + self._patience
+
+    # For the router
+
+    def deliver(self, events: list[Event]) -> None:
+        """Take in events that match, in order. The list is ours from now on."""
+        self.coming = 0
+        self.buffer.matched += len(events)
+        events = self._serve(events)
+        if events:
+            dropped = self.buffer.dropped
+            self.buffer.put(events)
+            if self.buffer.dropped > dropped:
+                self._lose(dropped)
+        self._after_change()
+
+    def finish(self) -> None:
+        """Nothing more will be delivered: what is here stays readable, then the channel ends."""
+        self.buffer.held = self._serve(self.buffer.held)
+        self.buffer.end()
+        self._end_loss()
+        self._dismiss_readers()
+
+    def watch_senders(self) -> None:
+        """See to it that the task looks after the senders that wait."""
+        if self._next_look == math.inf:
+            self._next_look = trio.current_time() + self._patience
+            self._asleep.unpark()
+
+    @property
+    def only_reader(self) -> trio.lowlevel.Task | None:
+        """The one living task that has ever read from here, or None if that is not certain."""
+        if self._several_readers or self._known_reader is None:
+            return None
+        reader = self._known_reader()
+        return None if reader is None or _has_exited(reader) else reader
+
+    # For readers
+
+    def note_reader(self) -> None:
+        """Remember the running task as one that reads from here."""
+        if self._several_readers:
+            return
+        try:
+            task = trio.lowlevel.current_task()
+        except RuntimeError:  # a callback, or no trio at all: nobody whom we could recognise
+            self._several_readers = True
+            return
+        if self.only_reader not in (None, task):
+            self._several_readers = True
+        elif self.only_reader is None:
+            self._known_reader = weakref.ref(task)
+
+    def take(self) -> Event:
+        """The next event; raises as `Buffer.take`."""
+        event = self.buffer.take()
+        if self._pressed:
+            self._after_change()
+        return event
+
+    def take_list(self, max_size: int | None) -> list[Event]:
+        """The next events; raises as `Buffer.take`."""
+        events = self.buffer.take_list(max_size)
+        if self._pressed:
+            self._after_change()
+        return events
+
+    async def wait_for_list(self, max_size: int | None) -> list[Event]:
+        """Wait for events while there are none. Empty if the channel ended.
+
+        A checkpoint, always. Cancel-safe: if cancelled, no event was taken.
+        """
+        return await Reader(max_size).wait(self.readers)
+
+    @trio.lowlevel.enable_ki_protection
+    def close(self) -> None:
+        """Want no event that is accepted from now on."""
+        if not self.closed:
+            self.closed = True
+            self._gate.on_close(self)
+            self._scope.cancel()
+
+    @trio.lowlevel.enable_ki_protection
+    def discard(self) -> None:
+        """Want nothing more, not even what is here."""
+        if not self.buffer.discarding:
+            self.buffer.discard()
+            self.close()
+            self._end_loss()
+            self._dismiss_readers()
+
+    # For people
+
+    def __repr__(self) -> str:
+        """The patterns, the fill, and what is unusual."""
+        buffer = self.buffer
+        facts = [f"{buffer.buffered}/{buffer.max_buffer_size} buffered"]
+        if buffer.held:
+            facts.append(f"{len(buffer.held)} held")
+        if buffer.dropped:
+            facts.append(f"{buffer.dropped} dropped")
+        if self.closed:
+            facts.append("closed")
+        return f"{self._patterns()} {', '.join(facts)}"
+
+    def description(self) -> str:
+        """Which subscription this is, and who made it."""
+        return f"subscription {self._patterns()} (subscribed at {self.origin})"
+
+    def _patterns(self) -> str:
+        kind = "" if self.kind is None else f" kind={str(self.kind)!r}"
+        return f"{str(self.system)!r}{kind}"
+
+    # What follows from a change
+
+    def _serve(self, events: list[Event]) -> list[Event]:
+        """Give the events to the readers that wait, longest waiter first; returns the rest."""
+        # Nobody waits while something is in the buffer, so the order of events is kept.
+        while events and self.readers:
+            reader = first(self.readers)
+            size = len(events) if reader.request is None else reader.request
+            reader.wake(events[:size])
+            events = events[size:]
+        return events
+
+    def _dismiss_readers(self) -> None:
+        while self.readers:
+            first(self.readers).wake([])
+
+    def _after_change(self) -> None:
+        """Have those act who wait for room, or need not wait for it any longer."""
+        if self._dropped_before is not None and self.buffer.half_empty:
+            self._end_loss()
+        if self.closed or self.buffer.overflow is not Overflow.BLOCK:
+            return
+        if self.buffer.held and self.buffer.buffered < self.buffer.max_buffer_size:
+            self._asleep.unpark()
+        if self.buffer.room <= 0:
+            self._pressed = True
+            self._gate.on_full(self)
+        elif self._pressed:
+            self._gate.on_room(self)
+            self._pressed = bool(self.senders)
+
+    def _lose(self, dropped_before: int) -> None:
+        """Say so, once an episode; and with `Overflow.CLOSE` that is the end."""
+        if self._dropped_before is None:
+            self._dropped_before = dropped_before
+            self._pressed = True
+            log.warning(
+                "%s has %d unread events, all that its buffer takes: events are lost (%s)",
+                self.description(),
+                self.buffer.buffered,
+                self.buffer.overflow.value,
+            )
+        if self.buffer.overflowed:
+            self.close()
+
+    def _end_loss(self) -> None:
+        if self._dropped_before is not None:
+            lost = self.buffer.dropped - self._dropped_before
+            log.info("%s has lost %d events", self.description(), lost)
+            self._dropped_before = None
+            self._pressed = False
+
+
+def _has_exited(task: trio.lowlevel.Task) -> bool:
+    return inspect.getcoroutinestate(task.coro) == inspect.CORO_CLOSED
