@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ from ._subscription import EventChannel, Subscription
 ANYBODY: Final = "anybody"
 """The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
 
+log: Final = logging.getLogger("trio_events")
+
 current_bus: ContextVar[EventBus] = ContextVar("trio_events.current_bus")
 """The bus of the innermost `open_event_bus` around the running task."""
 
@@ -40,6 +43,9 @@ class EventBusStatistics:
 
     unmatched: int
     """Events among them that no subscription matched."""
+
+    refused: int
+    """Events that `send_soon` took and the bus could not accept."""
 
     current_inbox_used: int
     """Messages that the router has not routed yet."""
@@ -64,6 +70,7 @@ class EventBus(metaclass=NoPublicConstructor):
 
     _router: Router
     _nursery: trio.Nursery
+    _token: trio.lowlevel.TrioToken
     _pace: Pace
     _max_subscriptions: int
     _policy: Policy | None
@@ -117,6 +124,38 @@ class EventBus(metaclass=NoPublicConstructor):
         if self._router.obstacle(event) is not None:
             raise trio.WouldBlock
         self._router.accept(event)
+
+    def send_soon(self, system: str, kind: str, path: str, data: object = None) -> None:
+        """Send an event from anywhere: another thread, a callback, a signal handler.
+
+        Returns at once; trio sends the event as soon as it gets to it, in the order of the calls
+        of one thread. Nobody can be made to wait, so an event is refused if `send` would wait at
+        that moment, or raise: that is counted in `statistics().refused` and logged, and never
+        ends the run. A thread that can wait should rather use
+        `trio.from_thread.run(bus.send, ...)`, with which nothing is refused silently.
+
+        Not a checkpoint.
+
+        Raises:
+          TypeError: As `send`.
+          InvalidEventError: As `send`.
+          BusClosedError: If trio has finished.
+        """
+        check_name(system, "system")
+        check_name(kind, "kind")
+        check_path(path)
+        try:
+            self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
+        except trio.RunFinishedError:
+            raise BusClosedError("the bus is closed: trio has finished") from None
+
+    def _send_or_refuse(self, system: str, kind: str, path: str, data: object) -> None:
+        try:
+            self.send_nowait(system, kind, path, data)
+        except Exception as error:  # noqa: BLE001  # whatever leaves a callback ends the run
+            refused = self._router.refused = self._router.refused + 1
+            if refused & (refused - 1) == 0:  # the first, second, fourth, eighth ...
+                log.warning("send_soon: %d events refused, the last by %r", refused, error)
 
     @trio.lowlevel.enable_ki_protection
     async def subscribe(
@@ -177,7 +216,13 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         check_name(name, "actor")
         return EventBus._create(
-            self._router, self._nursery, self._pace, self._max_subscriptions, self._policy, name
+            self._router,
+            self._nursery,
+            self._token,
+            self._pace,
+            self._max_subscriptions,
+            self._policy,
+            name,
         )
 
     @trio.lowlevel.enable_ki_protection
@@ -195,6 +240,7 @@ class EventBus(metaclass=NoPublicConstructor):
         return EventBusStatistics(
             accepted=router.accepted,
             unmatched=router.unmatched,
+            refused=router.refused,
             current_inbox_used=len(router.inbox),
             inbox_size=router.inbox_size,
             open_subscriptions=len(router.subscriptions),
@@ -274,7 +320,8 @@ async def open_event_bus(
         async with trio.open_nursery() as nursery:
             router = Router(inbox_size)
             nursery.start_soon(router.run, name="trio_events router")
-            bus = EventBus._create(router, nursery, pace, max_subscriptions, policy)
+            trio_token = trio.lowlevel.current_trio_token()
+            bus = EventBus._create(router, nursery, trio_token, pace, max_subscriptions, policy)
             token = current_bus.set(bus)
             try:
                 yield bus

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from typing import TypeAlias, final
@@ -54,6 +53,7 @@ class Router:
         self.closed = False
         self.accepted = 0
         self.unmatched = 0
+        self.refused = 0
         self.inbox_size = inbox_size
         self.inbox: list[Message] = []
         self._tx, self._rx = trio.open_memory_channel[list[Message]](1)
@@ -249,11 +249,12 @@ class Router:
         """The error to raise if waiting at the obstacle could never end.
 
         That is so if only the sender itself reads from the subscription, or only a task that
-        waits, without a deadline, for a subscription of which the same is true.
+        waits for a subscription of which the same is true, and that will not give up before the
+        sender does.
         """
         last = sender
         for _ in range(len(self._obstacles) + 1):  # as many links as a chain can have
-            if isinstance(obstacle, Router) or last.request.deadline < math.inf:
+            if isinstance(obstacle, Router) or last.request.deadline < sender.request.deadline:
                 return None
             reader = obstacle.only_reader
             if reader is sender.task:

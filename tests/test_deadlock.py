@@ -1,0 +1,187 @@
+"""Sends that could never end are refused, and only those."""
+
+import pytest
+import trio
+from trio.testing import MockClock, Sequencer, wait_all_tasks_blocked
+
+from trio_events import DeadlockError, ErrorKind, EventBus, Subscription, open_event_bus
+
+
+async def fill(bus: EventBus, system: str) -> None:
+    """Send until a send would wait, from a task of its own."""
+    async with trio.open_nursery() as nursery:
+
+        async def sender() -> None:
+            while True:
+                try:
+                    bus.send_nowait(system, "k", "/filler")
+                except trio.WouldBlock:
+                    return
+                await wait_all_tasks_blocked()
+
+        nursery.start_soon(sender)
+
+
+async def read_one(bus: EventBus, subscription: Subscription, system: str) -> None:
+    """Make the running task a reader of the subscription."""
+    await bus.send(system, "k", "/first")
+    assert (await subscription.channel().receive()).path == "/first"
+
+
+async def test_a_sender_that_is_the_only_reader_is_refused(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a.**", "k", max_buffer_size=2)
+        await read_one(bus, subscription, "a")
+        await fill(bus, "a")
+        accepted = bus.statistics().accepted
+        with pytest.raises(DeadlockError, match="would wait forever") as caught:
+            await bus.send("a", "k", "/x")
+        assert caught.value.kind is ErrorKind.CONFLICT
+        assert not caught.value.retryable
+        assert caught.value.details == {"system": "a.**", "kind": "k"}
+        assert __file__ in str(caught.value)
+        assert bus.statistics().accepted == accepted
+        # And it's persistent, until the sender reads.
+        with pytest.raises(DeadlockError):
+            await bus.send("a", "k", "/x")
+        await subscription.channel().receive()
+        await bus.send("a", "k", "/y")
+
+
+async def test_another_reader_means_no_error(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await read_one(bus, subscription, "a")
+
+        async def other_reader() -> None:
+            await subscription.channel().receive()
+            await trio.sleep(5)
+            await subscription.channel().receive()
+
+        nursery.start_soon(other_reader)
+        await wait_all_tasks_blocked()
+        await bus.send("a", "k", "/for the other reader")
+        await wait_all_tasks_blocked()
+        await fill(bus, "a")
+        with trio.fail_after(6):
+            await bus.send("a", "k", "/x")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_that_has_exited_does_not_count(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_one, bus, subscription, "a")
+        await read_one(bus, subscription, "a")
+        await fill(bus, "a")
+        with pytest.raises(DeadlockError):
+            await bus.send("a", "k", "/x")
+
+
+async def test_nobody_has_read_yet_means_no_error(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await fill(bus, "a")
+
+        async def late_reader() -> None:
+            await trio.sleep(5)
+            await subscription.channel().receive()
+
+        nursery.start_soon(late_reader)
+        with trio.fail_after(6):
+            await bus.send("a", "k", "/x")
+
+
+async def test_a_deadline_of_the_sender_does_not_help(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await read_one(bus, subscription, "a")
+        await fill(bus, "a")
+        with trio.fail_after(3), pytest.raises(DeadlockError):
+            await bus.send("a", "k", "/x")
+
+
+async def test_a_chain_of_senders_and_readers_is_refused(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        one = await bus.subscribe("one", max_buffer_size=1)
+        two = await bus.subscribe("two", max_buffer_size=1)
+        order = Sequencer()
+        refused = []
+
+        async def reads_one_sends_two() -> None:
+            async with order(0):
+                await read_one(bus, one, "one")
+            async with order(2):
+                await fill(bus, "one")
+                await fill(bus, "two")
+            await bus.send("two", "k", "/waits")
+
+        async def reads_two_sends_one() -> None:
+            async with order(1):
+                await read_one(bus, two, "two")
+            async with order(3):
+                await wait_all_tasks_blocked()
+            try:
+                await bus.send("one", "k", "/closes the circle")
+            except DeadlockError as error:
+                refused.append(str(error))
+                await two.channel().receive()
+
+        with trio.fail_after(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reads_one_sends_two)
+                nursery.start_soon(reads_two_sends_one)
+        assert len(refused) == 1
+        assert "its only reader waits for the sender" in refused[0]
+
+
+async def test_a_chain_in_which_a_reader_gives_up_first_may_wait(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        one = await bus.subscribe("one", max_buffer_size=1)
+        two = await bus.subscribe("two", max_buffer_size=1)
+        ready = trio.Event()
+
+        async def reads_one_sends_two() -> None:
+            await read_one(bus, one, "one")
+            await fill(bus, "one")
+            await fill(bus, "two")
+            ready.set()
+            with trio.move_on_after(7):
+                await bus.send("two", "k", "/gives up")
+            await one.channel().receive()
+
+        await read_one(bus, two, "two")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reads_one_sends_two)
+            await ready.wait()
+            await wait_all_tasks_blocked()
+            with trio.fail_after(8):
+                await bus.send("one", "k", "/waits for 7 s")
+
+
+async def test_a_wait_that_becomes_hopeless_later_is_ended(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        others = await bus.subscribe("a.*", max_buffer_size=1)
+        own = await bus.subscribe("*.(x|y)", max_buffer_size=1)
+        await bus.send("b.x", "k", "/first")
+        await own.channel().receive()  # this task is the only reader of `own`
+        await fill(bus, "a.z")  # fills `others` only
+
+        async def fill_own_then_read_others() -> None:
+            await wait_all_tasks_blocked()
+            await fill(bus, "b.y")
+            while True:
+                try:
+                    others.channel().receive_nowait()
+                except trio.WouldBlock:
+                    await wait_all_tasks_blocked()
+                    if others.statistics().queued == 0:
+                        return
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill_own_then_read_others)
+            with trio.fail_after(1), pytest.raises(DeadlockError):
+                await bus.send("a.x", "k", "/matches both")

@@ -1,0 +1,146 @@
+"""Loss and stalls are loud: what is logged, how often, and whom it blames."""
+
+import logging
+import math
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_events import Overflow, open_event_bus
+
+LOSSY = [Overflow.DROP_OLDEST, Overflow.DROP_INCOMING, Overflow.CLOSE]
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What was logged at a level since the last call."""
+    found = [r.getMessage() for r in caplog.records if (r.name, r.levelno) == ("trio_events", level)]
+    if level == logging.INFO:
+        caplog.clear()
+    return found
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="trio_events")
+    return caplog
+
+
+@pytest.mark.parametrize("overflow", LOSSY)
+async def test_the_first_drop_of_an_episode_warns_once(
+    overflow: Overflow, log: pytest.LogCaptureFixture
+) -> None:
+    async with open_event_bus() as bus:
+        await bus.subscribe("a.*", "k.**", max_buffer_size=4, overflow=overflow)
+        for i in range(20):
+            await bus.send("a.b", "k", f"/{i}")
+            await wait_all_tasks_blocked()
+        [warning] = messages(log, logging.WARNING)
+    assert "'a.*'" in warning
+    assert "'k.**'" in warning
+    assert overflow.value in warning
+    assert f"{__file__}:" in warning
+
+
+async def test_an_episode_ends_when_the_buffer_is_half_empty(log: pytest.LogCaptureFixture) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=4, overflow=Overflow.DROP_OLDEST)
+
+        async def send(count: int) -> None:
+            for i in range(count):
+                await bus.send("a", "k", f"/{i}")
+            await wait_all_tasks_blocked()
+
+        await send(7)
+        assert len(messages(log, logging.WARNING)) == 1
+        assert messages(log, logging.INFO) == []
+        subscription.channel().receive_nowait()  # three of four: the episode goes on
+        await send(2)
+        assert messages(log, logging.WARNING) == []
+        subscription.channel().receive_nowait()
+        assert messages(log, logging.INFO) == []
+        subscription.channel().receive_nowait()  # two of four: it ends
+        [summary] = messages(log, logging.INFO)
+        assert "has lost 4 events" in summary
+        await send(3)
+        assert len(messages(log, logging.WARNING)) == 1  # another one
+        subscription.close()
+        await wait_all_tasks_blocked()
+        [summary] = messages(log, logging.INFO)
+        assert "has lost 1 events" in summary
+
+
+async def test_nothing_is_logged_where_nothing_is_lost(log: pytest.LogCaptureFixture) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=4, overflow=Overflow.DROP_OLDEST)
+        for _ in range(4):
+            await bus.send("a", "k", "/x")
+        await wait_all_tasks_blocked()
+        subscription.channel().close()
+        await bus.send("a", "k", "/x")
+        await wait_all_tasks_blocked()
+    assert log.records == []
+
+
+async def test_a_sender_that_waits_is_reported_after_1_2_4_seconds_and_so_on(
+    log: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    times: list[float] = []
+
+    class Clock(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            times.append(trio.current_time() - start)
+
+    handler = Clock()
+    logging.getLogger("trio_events").addHandler(handler)
+    try:
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            await bus.subscribe("a.**", max_buffer_size=1)
+            bus.send_nowait("a", "k", "/fills it")
+            await wait_all_tasks_blocked()
+            start = trio.current_time()
+            nursery.start_soon(bus.send, "a", "k", "/waits")
+            await trio.sleep(250)
+            nursery.cancel_scope.cancel()
+    finally:
+        logging.getLogger("trio_events").removeHandler(handler)
+    assert times == pytest.approx([1, 2, 4, 8, 16, 32, 64, 124, 184, 244])
+    first, *_ = messages(log, logging.WARNING)
+    assert "'a.**'" in first
+    assert "1 senders wait for room, the first for 1 s" in first
+    assert f"{__file__}:" in first
+
+
+async def test_short_waits_are_not_reported(
+    log: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+
+        async def slow_reader() -> None:
+            async for _ in subscription:
+                await trio.sleep(0.9)
+
+        nursery.start_soon(slow_reader)
+        for _ in range(100):
+            await bus.send("a", "k", "/x")
+            await wait_all_tasks_blocked()
+        subscription.close()
+        nursery.cancel_scope.cancel()
+    assert log.records == []
+
+
+async def test_a_long_wait_after_a_stall_is_reported_after_one_second_again(
+    log: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        bus.send_nowait("a", "k", "/fills it")
+        await wait_all_tasks_blocked()
+        for _ in range(2):
+            with trio.move_on_after(3):
+                await bus.send("a", "k", "/waits")
+            await trio.sleep(100)
+        assert len(messages(log, logging.WARNING)) == 4
+        assert subscription.statistics().tasks_waiting_send == 0
+        assert math.isinf(subscription._actor._next_look)  # the actor sleeps again
