@@ -159,6 +159,7 @@ class Router:
         for subscription in tuple(self.subscriptions):
             subscription.close()
         self.route_inbox()
+        self.table.forget_routes()
         self._tx.close()
 
     # The gate

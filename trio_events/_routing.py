@@ -132,11 +132,15 @@ class RoutingTable(Generic[T]):
         route = self.recall(system, kind)
         if route is None:
             if self._remembered >= self._max_remembered:
-                self._routes.clear()
-                self._remembered = 0
+                self.forget_routes()
             route = self._routes.setdefault(system, {})[kind] = self._find(system, kind)
             self._remembered += 1
         return route
+
+    def forget_routes(self) -> None:
+        """Forget all remembered routes."""
+        self._routes.clear()
+        self._remembered = 0
 
     def _find(self, system: str, kind: str) -> tuple[T, ...]:
         systems = _walk((self._root,), system)

@@ -1,0 +1,268 @@
+"""The synchronous core against a model, without a run loop.
+
+Between two awaits nothing but synchronous code changes the state of a bus, and trio's memory
+channels work outside `trio.run` as long as nobody waits. So the whole core can be driven step by
+step: the router's wake and the actor's hand-over are just two more rules. The model knows nothing
+of lists, memory channels or tries; it is as slow and obvious as we could make it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+import hypothesis.strategies as st
+import pytest
+import trio
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from trio_events import (
+    Event,
+    Overflow,
+    Pattern,
+    SubscriptionOverflowError,
+)
+from trio_events._actor import SubscriptionActor
+from trio_events._overflow import Buffer
+from trio_events._router import Router
+
+INBOX_SIZE = 5
+SYSTEMS = ("a", "b", "a.x")
+PATTERNS = {  # each pattern with the systems that it matches
+    "a": {"a"},
+    "b": {"b"},
+    "*": {"a", "b"},
+    "**": {"a", "b", "a.x"},
+    "a.**": {"a", "a.x"},
+    "(a|b)": {"a", "b"},
+}
+KINDS = {None: {"k", "l"}, "k": {"k"}}
+
+
+@attrs.define(eq=False)
+class Model:
+    """What one subscription should be like."""
+
+    system: str
+    kind: str | None
+    size: int
+    overflow: Overflow
+    in_force: bool = True  # events that are accepted from now on are matched
+    ended: bool = False  # the router knows
+    overflowed: bool = False
+    discarding: bool = False
+    buffer: list[Event] = attrs.Factory(list)
+    held: list[Event] = attrs.Factory(list)
+    books: Counter[str] = attrs.Factory(Counter)
+
+    def wants(self, event: Event) -> bool:
+        return event.system in PATTERNS[self.system] and event.kind in KINDS[self.kind]
+
+    def put(self, event: Event) -> None:
+        self.books["matched"] += 1
+        if self.discarding:
+            self.books["discarded"] += 1
+        elif self.overflowed:
+            self.books["dropped"] += 1
+        elif not self.held and len(self.buffer) < self.size:
+            self.buffer.append(event)
+        elif self.overflow is Overflow.BLOCK:
+            self.held.append(event)
+        elif self.overflow is Overflow.DROP_OLDEST:
+            del self.buffer[0]
+            self.buffer.append(event)
+            self.books["dropped"] += 1
+        elif self.overflow is Overflow.DROP_INCOMING:
+            self.books["dropped"] += 1
+        else:
+            self.books["dropped"] += 1
+            self.overflowed = True
+
+    @property
+    def full(self) -> bool:
+        return self.overflow is Overflow.BLOCK and len(self.buffer) + len(self.held) >= self.size
+
+
+Pair = tuple[SubscriptionActor, Model]
+
+
+class Core(RuleBasedStateMachine):
+    """One router with its subscriptions, and the model beside it."""
+
+    subscriptions = Bundle("subscriptions")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = Router(INBOX_SIZE)
+        self.pairs: list[Pair] = []
+        # The inbox of the model: events with those that they go to, and ends of subscriptions.
+        self.inbox: list[tuple[Event, list[Model]] | Model] = []
+        self.messages = 0
+        self.sent = 0
+        self.accepted = 0
+
+    @rule(
+        target=subscriptions,
+        system=st.sampled_from(sorted(PATTERNS)),
+        kind=st.sampled_from([None, "k"]),
+        size=st.integers(1, 4),
+        overflow=st.sampled_from(Overflow),
+    )
+    def subscribe(self, system: str, kind: str | None, size: int, overflow: Overflow) -> Pair:
+        actor = SubscriptionActor(
+            Pattern.parse(system),
+            None if kind is None else Pattern.parse(kind),
+            "test",
+            Buffer(size, overflow),
+            self.router,
+        )
+        self.router.open(actor)
+        self.messages += 1
+        pair = actor, Model(system, kind, size, overflow)
+        self.pairs.append(pair)
+        return pair
+
+    @rule(system=st.sampled_from(SYSTEMS), kind=st.sampled_from("kl"))
+    def send_nowait(self, system: str, kind: str) -> None:
+        event = Event(system, kind, f"/{self.sent}")
+        self.sent += 1
+        matching = [model for _, model in self.pairs if model.in_force and model.wants(event)]
+        must_wait = self.messages >= INBOX_SIZE or any(model.full for model in matching)
+        assert (self.router.obstacle(event) is not None) == must_wait
+        if not must_wait:
+            self.router.accept(event)
+            self.accepted += 1
+            self.messages += 1
+            self.inbox.append((event, matching))
+
+    @rule()
+    def the_router_wakes(self) -> None:
+        if self.messages:
+            self.router._rx.receive_nowait()
+            self.router.route_inbox()
+            self.route_model()
+
+    def route_model(self) -> None:
+        inbox, self.inbox, self.messages = self.inbox, [], 0
+        for message in inbox:
+            if isinstance(message, Model):
+                message.ended = True
+                message.buffer += message.held
+                message.held.clear()
+                continue
+            event, models = message
+            for model in models:
+                model.put(event)
+        for _, model in self.pairs:
+            if model.overflowed and model.in_force:
+                self.end_model(model)
+
+    def end_model(self, model: Model) -> None:
+        model.in_force = False
+        self.inbox.append(model)
+        self.messages += 1
+
+    @rule(pair=subscriptions)
+    def the_actor_hands_over(self, pair: Pair) -> None:
+        actor, model = pair
+        if model.in_force:
+            actor.hand_over()
+            while model.held and len(model.buffer) < model.size:
+                model.buffer.append(model.held.pop(0))
+
+    @rule(pair=subscriptions)
+    def receive_nowait(self, pair: Pair) -> None:
+        actor, model = pair
+        if model.buffer:
+            assert actor.take() == model.buffer.pop(0)
+            model.books["delivered"] += 1
+        else:
+            with pytest.raises(self.reason_for_nothing(model)):
+                actor.take()
+
+    @rule(pair=subscriptions, max_size=st.none() | st.integers(1, 5))
+    def take_a_batch(self, pair: Pair, max_size: int | None) -> None:
+        actor, model = pair
+        if model.buffer:
+            expected = model.buffer[:max_size]
+            assert actor.take_list(max_size) == expected
+            del model.buffer[:max_size]
+            model.books["delivered"] += len(expected)
+        else:
+            with pytest.raises(self.reason_for_nothing(model)):
+                actor.take_list(max_size)
+
+    def reason_for_nothing(self, model: Model) -> type[Exception]:
+        if model.discarding:
+            return trio.ClosedResourceError
+        if model.ended:
+            return SubscriptionOverflowError if model.overflowed else trio.EndOfChannel
+        return trio.WouldBlock
+
+    @rule(pair=subscriptions)
+    def close_the_subscription(self, pair: Pair) -> None:
+        actor, model = pair
+        actor.close()
+        if model.in_force:
+            self.end_model(model)
+
+    @rule(pair=consumes(subscriptions))
+    def close_the_channel(self, pair: Pair) -> None:
+        actor, model = pair
+        actor.discard()
+        model.books["discarded"] += len(model.buffer) + len(model.held)
+        model.buffer.clear()
+        model.held.clear()
+        model.discarding = True
+        if model.in_force:
+            self.end_model(model)
+        with pytest.raises(trio.ClosedResourceError):
+            actor.take()
+
+    @invariant()
+    def the_books_are_those_of_the_model(self) -> None:
+        for actor, model in self.pairs:
+            buffer = actor.buffer
+            assert buffer.buffered == len(model.buffer)
+            assert buffer.held == model.held
+            for name in ("matched", "delivered", "dropped", "discarded"):
+                assert getattr(buffer, name) == model.books[name], name
+
+    @invariant()
+    def the_law_holds(self) -> None:
+        for actor, _ in self.pairs:
+            b = actor.buffer
+            assert b.matched == b.delivered + b.queued + b.dropped + b.discarded
+            assert min(b.delivered, b.queued, b.dropped, b.discarded) >= 0
+
+    @invariant()
+    def nothing_held_exceeds_the_inbox(self) -> None:
+        assert all(len(actor.buffer.held) <= INBOX_SIZE for actor, _ in self.pairs)
+
+    @invariant()
+    def the_bus_has_counted_right(self) -> None:
+        assert self.router.accepted == self.accepted
+        assert len(self.router.inbox) == self.messages
+        assert len(self.router.subscriptions) == sum(model.in_force for _, model in self.pairs)
+
+    def teardown(self) -> None:
+        """Closing the bus ends everything, loses nothing and leaves nothing."""
+        for _, model in self.pairs:
+            if model.in_force:
+                self.end_model(model)
+        self.router.close()
+        self.route_model()
+        for actor, model in self.pairs:
+            received = []
+            with pytest.raises(self.reason_for_nothing(model)):
+                while True:
+                    received.append(actor.take())
+            assert received == model.buffer
+        assert self.router.table.is_empty
+        assert not self.router.subscriptions
+        assert not self.router._full
+
+
+Core.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCore = Core.TestCase
