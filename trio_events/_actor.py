@@ -106,9 +106,7 @@ class SubscriptionActor:
             with self._scope:
                 while True:
                     self.hand_over()
-                    with trio.move_on_at(self._next_look):
-                        await self._asleep.park()
-                    self._look_after_senders()
+                    await self._sleep()
         finally:
             self.close()
 
@@ -117,6 +115,15 @@ class SubscriptionActor:
         self.buffer.held = self._serve(self.buffer.held)
         self.buffer.fit_held()
         self._after_change()
+
+    async def _sleep(self) -> None:
+        """Wait until there is something to hand over, or to look after."""
+        if self._next_look == math.inf:  # a cancel scope less: 1 KB for each idle subscription
+            await self._asleep.park()
+        else:
+            with trio.move_on_at(self._next_look):
+                await self._asleep.park()
+            self._look_after_senders()
 
     def _look_after_senders(self) -> None:
         now = trio.current_time()

@@ -326,15 +326,17 @@ async def open_event_bus(
             try:
                 yield bus
             finally:
-                current_bus.reset(token)
                 bus.close()
+                current_bus.reset(token)
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
+        # Cancelled comes from the actors, too, and says nothing beside another exception.
+        errors = [e for e in group.exceptions if not isinstance(e, trio.Cancelled)]
+        if len(errors) != 1:
             raise
-        error = group.exceptions[0]
+        [error] = errors
         context = error.__context__
         try:
             raise error
         finally:
             error.__context__ = context  # not the group
-            del error, context, group
+            del group, errors, error, context  # no reference cycles
