@@ -59,7 +59,12 @@ class Model:
     def wants(self, event: Event) -> bool:
         return event.system in PATTERNS[self.system] and event.kind in KINDS[self.kind]
 
+    def hand_over(self) -> None:
+        while self.held and len(self.buffer) < self.size:
+            self.buffer.append(self.held.pop(0))
+
     def put(self, event: Event) -> None:
+        self.hand_over()  # what was there first
         self.books["matched"] += 1
         if self.discarding:
             self.books["discarded"] += 1
@@ -123,8 +128,14 @@ class Core(RuleBasedStateMachine):
         self.pairs.append(pair)
         return pair
 
-    @rule(system=st.sampled_from(SYSTEMS), kind=st.sampled_from("kl"))
-    def send_nowait(self, system: str, kind: str) -> None:
+    @rule(
+        system=st.sampled_from(SYSTEMS), kind=st.sampled_from("kl"), count=st.integers(1, INBOX_SIZE)
+    )
+    def send_nowait(self, system: str, kind: str, count: int) -> None:
+        for _ in range(count):
+            self.send_one(system, kind)
+
+    def send_one(self, system: str, kind: str) -> None:
         event = Event(system, kind, f"/{self.sent}")
         self.sent += 1
         matching = [model for _, model in self.pairs if model.in_force and model.wants(event)]
@@ -168,18 +179,18 @@ class Core(RuleBasedStateMachine):
         actor, model = pair
         if model.in_force:
             actor.hand_over()
-            while model.held and len(model.buffer) < model.size:
-                model.buffer.append(model.held.pop(0))
+            model.hand_over()
 
-    @rule(pair=subscriptions)
-    def receive_nowait(self, pair: Pair) -> None:
+    @rule(pair=subscriptions, count=st.integers(1, 3))
+    def receive_nowait(self, pair: Pair, count: int) -> None:
         actor, model = pair
-        if model.buffer:
-            assert actor.take() == model.buffer.pop(0)
-            model.books["delivered"] += 1
-        else:
-            with pytest.raises(self.reason_for_nothing(model)):
-                actor.take()
+        for _ in range(count):
+            if model.buffer:
+                assert actor.take() == model.buffer.pop(0)
+                model.books["delivered"] += 1
+            else:
+                with pytest.raises(self.reason_for_nothing(model)):
+                    actor.take()
 
     @rule(pair=subscriptions, max_size=st.none() | st.integers(1, 5))
     def take_a_batch(self, pair: Pair, max_size: int | None) -> None:

@@ -150,6 +150,8 @@ class SubscriptionActor:
     def deliver(self, events: list[Event]) -> None:
         """Take in events that match, in order. The list is ours from now on."""
         self.coming = 0
+        if self.buffer.held:
+            self.hand_over()  # the task may not have had its turn yet, and these come first
         self.buffer.matched += len(events)
         events = self._serve(events)
         if events:
