@@ -68,7 +68,7 @@ def tasks_living() -> int:
 
 
 @final
-@attrs.define
+@attrs.define(eq=False)
 class Turns(trio.abc.Instrument):
     """Counts how often trio resumes one task."""
 
@@ -92,7 +92,7 @@ def counted_turns() -> Iterator[Turns]:
 
 
 @final
-@attrs.define
+@attrs.define(eq=False)
 class Cancellation(Generic[T]):
     """Runs one operation and cancels it when it reaches a certain checkpoint.
 

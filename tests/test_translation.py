@@ -121,7 +121,7 @@ async def test_a_subscription_may_be_closed_again(autojump_clock: MockClock) -> 
         sub.close()
         sub.close()
         with pytest.raises(trio.EndOfChannel):
-            sub.channel().receive_nowait()
+            await sub.channel().receive()
 
 
 async def test_a_policy_may_refuse_to_subscribe_and_to_send(autojump_clock: MockClock) -> None:

@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeAlias, final
 import attrs
 import trio
 
+from ._errors import SubscriptionOverflowError
 from ._event import Event
 from ._overflow import Buffer, Overflow
 from ._pattern import Pattern
@@ -59,6 +60,9 @@ class Gate(Protocol):
     def on_close(self, subscription: SubscriptionActor) -> None:
         """No event that is accepted from now on is wanted."""
 
+    def close(self) -> None:
+        """The supervisor is ending, and everything with it."""
+
 
 @final
 @attrs.define(eq=False)
@@ -67,8 +71,8 @@ class SubscriptionActor:
 
     The router hands over lists of events with `deliver`, and never waits. Readers `take` events.
     The task moves events that did not fit from `buffer.held` into the buffer when there is room,
-    and looks after senders that wait for long. Closing the subscription cancels the task; should
-    the task end in another way, that closes the subscription.
+    and looks after senders that wait for long. Closing the subscription cancels the task. If the
+    task ends in another way, the supervisor is ending.
     """
 
     system: Pattern
@@ -108,7 +112,8 @@ class SubscriptionActor:
                     self.hand_over()
                     await self._sleep()
         finally:
-            self.close()
+            if not self.closed:
+                self._gate.close()
 
     def hand_over(self) -> None:
         """Give held events to readers that wait, and put as many as fit into the buffer."""
@@ -199,18 +204,42 @@ class SubscriptionActor:
             self._known_reader = weakref.ref(task)
 
     def take(self) -> Event:
-        """The next event; raises as `Buffer.take`."""
-        event = self.buffer.take()
+        """The next event.
+
+        Raises:
+          trio.WouldBlock: If there is none at the moment.
+          trio.EndOfChannel: If there will be none any more.
+          SubscriptionOverflowError: The same, and an overflow is the reason.
+          trio.ClosedResourceError: After `discard`.
+        """
+        try:
+            event = self.buffer.take()
+        except trio.EndOfChannel:
+            raise self._end() from None
         if self._pressed:
             self._after_change()
         return event
 
     def take_list(self, max_size: int | None) -> list[Event]:
-        """The next events; raises as `Buffer.take`."""
-        events = self.buffer.take_list(max_size)
+        """The next events, at least one and at most `max_size`. Raises as `take`."""
+        try:
+            events = self.buffer.take_list(max_size)
+        except trio.EndOfChannel:
+            raise self._end() from None
         if self._pressed:
             self._after_change()
         return events
+
+    def _end(self) -> Exception:
+        if not self.buffer.overflowed:
+            return trio.EndOfChannel()
+        return SubscriptionOverflowError(
+            f"{self.description()} ended because its buffer of {self.buffer.max_buffer_size} "
+            "events was full",
+            system=str(self.system),
+            kind=None if self.kind is None else str(self.kind),
+            max_buffer_size=self.buffer.max_buffer_size,
+        )
 
     async def wait_for_list(self, max_size: int | None) -> list[Event]:
         """Wait for events while there are none. Empty if the channel ended.

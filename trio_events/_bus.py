@@ -316,6 +316,7 @@ async def open_event_bus(
     check_count("max_subscriptions", max_subscriptions)
     look = trio.lowlevel.checkpoint_if_cancelled
     pace = itertools.cycle([*[look] * (checkpoint_every - 1), trio.lowlevel.checkpoint])
+    body_error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             router = Router(inbox_size)
@@ -325,18 +326,22 @@ async def open_event_bus(
             token = current_bus.set(bus)
             try:
                 yield bus
+            except BaseException as error:
+                body_error = error
+                raise
             finally:
                 bus.close()
                 current_bus.reset(token)
     except BaseExceptionGroup as group:
         # Cancelled comes from the actors, too, and says nothing beside another exception.
-        errors = [e for e in group.exceptions if not isinstance(e, trio.Cancelled)]
+        errors = [error for error in group.exceptions if not isinstance(error, trio.Cancelled)]
         if len(errors) != 1:
             raise
-        [error] = errors
-        context = error.__context__
+        if body_error is None or isinstance(body_error, trio.Cancelled):
+            body_error = errors[0]  # otherwise it is that one, but if a group then a copy of it
+        context = body_error.__context__
         try:
-            raise error
+            raise body_error
         finally:
-            error.__context__ = context  # not the group
-            del group, errors, error, context  # no reference cycles
+            body_error.__context__ = context  # not the group
+            del group, errors, body_error, context  # no reference cycles

@@ -8,7 +8,6 @@ from typing import assert_never, final
 import attrs
 import trio
 
-from ._errors import SubscriptionOverflowError
 from ._event import Event
 
 
@@ -104,23 +103,22 @@ class Buffer:
         Raises:
           trio.WouldBlock: If there is none at the moment.
           trio.EndOfChannel: If there will be none any more.
-          SubscriptionOverflowError: The same, and an overflow is the reason.
           trio.ClosedResourceError: After `discard`.
         """
         if not self._front:
-            self._front = self._next_list()
+            self._front = self._rx.receive_nowait()
             self._front.reverse()
         self.buffered -= 1
         return self._front.pop()
 
     def take_list(self, max_size: int | None) -> list[Event]:
         """The next events, at least one and at most `max_size` (None: no limit). Raises as `take`."""
-        events = self._front or self._next_list()
+        events = self._front or self._rx.receive_nowait()
         if events is self._front:
             events.reverse()
             self._front = []
         while len(events) < self.buffered and (max_size is None or len(events) < max_size):
-            events += self._next_list()
+            events += self._rx.receive_nowait()
         if max_size is not None and len(events) > max_size:
             self._front = events[: max_size - 1 : -1]
             del events[max_size:]
@@ -149,17 +147,6 @@ class Buffer:
         self.held.clear()
         self._front.clear()
         self._rx.close()
-
-    def _next_list(self) -> list[Event]:
-        try:
-            return self._rx.receive_nowait()
-        except trio.EndOfChannel:
-            if not self.overflowed:
-                raise
-        raise SubscriptionOverflowError(
-            f"the subscription ended because its buffer of {self.max_buffer_size} events was full",
-            max_buffer_size=self.max_buffer_size,
-        )
 
     def _append(self, events: list[Event]) -> None:
         self._tx.send_nowait(events)

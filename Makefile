@@ -1,0 +1,51 @@
+# The commands of trio_events. They need make and a Python >= 3.11, nothing else.
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
+
+.PHONY: help demo test lint quick format clean
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
+	$(BIN)/python examples/file_index.py $(DIR)
+
+test: lint  ## Everything CI runs: lint, then the tests of the built wheel on every Python here
+	$(BIN)/python tools/test_wheel.py
+
+lint: $(VENV)/dev  ## Check format, style, types, and the rules about trio
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/flake8 trio_events tests examples
+
+quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k name']
+	$(BIN)/pytest $(ARGS)
+
+format: $(VENV)/dev  ## Let ruff format, and repair what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove all that these commands made
+	rm -rf $(VENV) build .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -r {} +
+
+# Each of these files marks a step that is done; pyproject.toml says what goes into it.
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"This is Python %d.%d, and 3.11 is needed: make PYTHON=..." % sys.version_info[:2])'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --upgrade pip
+	touch $@
+
+$(VENV)/demo: $(VENV)/made pyproject.toml
+	$(PIP) install --editable '.[examples]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/demo
+	$(PIP) install --group tests --group lint
+	touch $@

@@ -1,0 +1,160 @@
+"""Test the wheel that users will install, not the source tree. `make test` runs this.
+
+1. Build the wheel and install it in a fresh environment.
+2. Its public types must be complete: pyright --verifytypes.
+3. The tests must pass there and cover every branch of the package.
+4. They must pass on every other Python found here that `requires-python` allows.
+5. They must pass with the oldest dependencies allowed, on the oldest of these Pythons.
+
+The first failure ends it. The last line printed is pytest's summary.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+Version = tuple[int, int]
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PACKAGE = PROJECT["name"].replace("-", "_")
+
+# The tests run in ROOT, where the source tree lies too. Safe path keeps it off sys.path, there
+# and in every process that the tests start.
+ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+ENVIRON["PYTHONSAFEPATH"] = "1"
+
+
+def main() -> None:
+    """Run the steps above, in this order."""
+    heading("the wheel")
+    shutil.rmtree(BUILD, ignore_errors=True)
+    run(sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", f"--wheel-dir={BUILD}", ROOT)
+
+    pythons = find_pythons()
+    this: Version = sys.version_info[:2]
+    oldest = min(pythons)
+    lower_bounds = [dependency.replace(">=", "==") for dependency in PROJECT["dependencies"]]
+
+    heading(f"Python {text(this)}, types and branch coverage")
+    venv = install_wheel(pythons[this], "coverage")
+    verify_types(venv)
+    pytest(venv, "coverage", "run", "-m")
+    run(venv / "bin/python", "-m", "coverage", "report")
+
+    for version in sorted({*pythons, *declared_versions()} - {this}):
+        if version in pythons:
+            heading(f"Python {text(version)}")
+            pytest(install_wheel(pythons[version], text(version)))
+        else:
+            heading(f"Python {text(version)} NOT FOUND on this machine, and so NOT TESTED")
+
+    heading(f"Python {text(oldest)}, oldest dependencies: {', '.join(lower_bounds)}")
+    pytest(install_wheel(pythons[oldest], "oldest", *lower_bounds))
+
+
+def find_pythons() -> dict[Version, str]:
+    """Find the Pythons on this machine that `requires-python` allows."""
+    on_path = (shutil.which(f"python3.{minor}") for minor in range(100))
+    version_managers = [  # pyenv's own place, and whatever keeps this Python beside others
+        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions"),
+        Path(sys.base_prefix).parent,
+    ]
+    managed = (p for place in version_managers for p in sorted(place.glob("*/bin/python3")))
+    pythons: dict[Version, str] = {}
+    for candidate in [sys.executable, *filter(None, on_path), *map(str, managed)]:
+        version = version_of(candidate)
+        if version and version >= parse(PROJECT["requires-python"].removeprefix(">=")):
+            pythons.setdefault(version, candidate)
+    return pythons
+
+
+def version_of(python: str) -> Version | None:
+    """Ask a Python for its version: None if it does not run, or is no released CPython."""
+    ask = "import sys; v = sys.version_info; print(sys.implementation.name, v[3], v[0], v[1])"
+    try:
+        answer = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a version manager's shim can be on PATH with nothing behind it
+    name, level, major, minor = answer.stdout.split()
+    return (int(major), int(minor)) if (name, level) == ("cpython", "final") else None
+
+
+def declared_versions() -> list[Version]:
+    """Read from the classifiers which Pythons the package promises to run on."""
+    tails = (classifier.rpartition(" :: ")[2] for classifier in PROJECT["classifiers"])
+    return [parse(tail) for tail in tails if tail.startswith("3.")]
+
+
+def install_wheel(python: str, name: str, *requirements: str) -> Path:
+    """Make a fresh environment with the wheel, all that its tests need, and `requirements`."""
+    venv = BUILD / name
+    (wheel,) = BUILD.glob("*.whl")
+    run(python, "-m", "venv", "--without-pip", venv)  # this Python's pip can install there
+    pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python")
+    run(*pip, "install", "-qq", "--group=tests", f"{wheel}[examples]", *requirements)
+    return venv
+
+
+def verify_types(venv: Path) -> None:
+    """Demand that pyright knows the type of every public name of the installed package."""
+    pyright = Path(sys.executable).with_name("pyright")
+    command = [pyright, "--verifytypes", PACKAGE, "--ignoreexternal", "--outputjson"]
+    # pyright asks the first Python on PATH where packages are. (--pythonpath follows the link
+    # out of the environment, to the Python that it was made with.)
+    environ = ENVIRON | {"PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    output = subprocess.run(command, cwd=venv, env=environ, stdout=subprocess.PIPE, check=False)
+    report = json.loads(output.stdout)
+    types = report["typeCompleteness"]
+    findings = [("pyright", finding) for finding in report["generalDiagnostics"]]
+    findings += [(s["name"], finding) for s in types["symbols"] for finding in s["diagnostics"]]
+    for name, finding in findings:
+        if finding["severity"] == "error":
+            print(f"{name}: {finding['message']}", flush=True)
+    known = types["exportedSymbolCounts"]["withKnownType"]
+    score = types["completenessScore"]
+    print(f"pyright knows {score:.1%} of the public types ({known} symbols)", flush=True)
+    if output.returncode or score < 1:
+        sys.exit("Not complete.")
+    if not Path(types["packageRootDirectory"]).is_relative_to(venv):
+        sys.exit(f"That was not the wheel, but {types['packageRootDirectory']}.")
+
+
+def pytest(venv: Path, *runner: str) -> None:
+    """Run the tests in an environment, having made sure that they get the wheel."""
+    python = venv / "bin/python"
+    where = f"import sys, {PACKAGE} as p; assert p.__file__.startswith(sys.prefix), p.__file__"
+    run(python, "-c", where)
+    run(python, "-m", *runner, "pytest", "--quiet")
+
+
+def run(*command: str | Path) -> None:
+    """Run a command in the project's directory. If it fails, so does all of this."""
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRON, check=False)
+    if done.returncode:
+        sys.exit(f"Failed with {done.returncode}: {' '.join(map(str, command))}")
+
+
+def heading(line: str) -> None:
+    """Say what comes now, before what it prints."""
+    print(f"\n== {line}", flush=True)
+
+
+def parse(version: str) -> Version:
+    """Read "3.12" as (3, 12)."""
+    major, minor = version.split(".")
+    return int(major), int(minor)
+
+
+def text(version: Version) -> str:
+    """Write (3, 12) as "3.12"."""
+    return "{}.{}".format(*version)
+
+
+if __name__ == "__main__":
+    main()
