@@ -250,7 +250,7 @@ async def progress_lines(events: Subscription) -> None:
 
 async def progress_bar(events: Subscription) -> None:
     """Show how many directories are done, of those that are known so far."""
-    from rich.progress import BarColumn, Progress, TextColumn  # not installed everywhere
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - an extra
 
     text = "{task.completed:,.0f} of {task.total:,.0f} directories, {task.fields[files]:,} files"
     files, done, known = 0, 0, 1
@@ -271,7 +271,7 @@ def choose_progress() -> Consumer:
     if not sys.stdout.isatty():
         return progress_lines
     try:
-        import rich.progress  # noqa: F401 - only to see whether it is there
+        import rich.progress  # noqa: F401, PLC0415 - only to see whether it is there
     except ImportError:
         print("(There would be a progress bar here after: pip install rich)")
         return progress_lines

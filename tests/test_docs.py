@@ -16,7 +16,9 @@ def blocks() -> list[object]:
     found: list[object] = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```python\n(.*?)^```\n+(?:It prints `(.*?)`)?", text, re.M | re.S):
+        for match in re.finditer(
+            r"^```python\n(.*?)^```\n+(?:It prints `(.*?)`)?", text, re.MULTILINE | re.DOTALL
+        ):
             line = text.count("\n", 0, match.start()) + 1
             name = f"{page.relative_to(ROOT)}:{line}"
             found.append(pytest.param(match[1], match[2], id=name))

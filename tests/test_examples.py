@@ -204,7 +204,7 @@ def test_file_index_says_of_a_strange_tree_what_is_there(tmp_path: Path) -> None
     write("percent.%2A", 91, "fs.%252a")
     write("space. ", 90, "fs.%20")
     write("none.<none>", 89, "fs.%3Cnone%3E")
-    write("umlaut.ü", 88, "fs.%C3%BC")
+    write("umlaut.ü", 1003, "fs.%C3%BC")
     write("as long as can be." + "s" * 32, 87, "fs." + "s" * 32)
     write("longer than that." + "s" * 33, 86, "fs.<none>")
     write("longest." + "s" * 240, 85, "fs.<none>")
@@ -274,9 +274,6 @@ def test_file_index_refuses_what_is_not_a_directory(argument: str, problem: str)
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
-)
 def test_file_index_reports_what_it_may_not_read(tmp_path: Path) -> None:
     directory, file = tmp_path / "directory", tmp_path / "file"
     directory.mkdir()
@@ -285,6 +282,8 @@ def test_file_index_reports_what_it_may_not_read(tmp_path: Path) -> None:
     (tmp_path / "copy").write_text("same")
     directory.chmod(0)
     file.chmod(0)
+    if os.access(file, os.R_OK):
+        pytest.skip("root may read everything, and so may everybody on Windows")
     try:
         rows = table(output(FILE_INDEX, tmp_path))
     finally:

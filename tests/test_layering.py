@@ -11,8 +11,8 @@ PACKAGE = Path(trio_events.__file__).parent
 LAYERS = [
     {"_no_public_constructor", "_event", "_waiting"},
     {"_errors"},
-    {"_pattern", "_policy"},
-    {"_routing", "_overflow"},
+    {"_pattern"},
+    {"_routing", "_policy", "_overflow"},
     {"_actor"},
     {"_subscription", "_router"},
     {"_bus"},
@@ -28,7 +28,8 @@ def imports(module: str) -> tuple[set[str], set[str]]:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1 and node.module, f"{module}: import as `from ._x import y`"
+            assert (node.level, bool(node.module)) == (1, True), f"{module}: `from ._x import y`"
+            assert node.module
             inner.add(node.module)
         elif isinstance(node, ast.ImportFrom):
             outer.add(str(node.module).partition(".")[0])

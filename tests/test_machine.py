@@ -129,7 +129,9 @@ class Core(RuleBasedStateMachine):
         return pair
 
     @rule(
-        system=st.sampled_from(SYSTEMS), kind=st.sampled_from("kl"), count=st.integers(1, INBOX_SIZE)
+        system=st.sampled_from(SYSTEMS),
+        kind=st.sampled_from("kl"),
+        count=st.integers(1, INBOX_SIZE),
     )
     def send_nowait(self, system: str, kind: str, count: int) -> None:
         for _ in range(count):

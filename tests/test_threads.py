@@ -29,9 +29,12 @@ async def test_a_thread_may_wait_in_send() -> None:
 async def test_send_soon_keeps_the_order_of_a_thread() -> None:
     async with open_event_bus(inbox_size=1000) as bus:
         subscription = await bus.subscribe("a", max_buffer_size=1000)
-        thread = threading.Thread(
-            target=lambda: [bus.send_soon("a", "k", f"/{i}", i) for i in range(500)]
-        )
+
+        def worker() -> None:
+            for i in range(500):
+                bus.send_soon("a", "k", f"/{i}", i)
+
+        thread = threading.Thread(target=worker)
         thread.start()
         channel = subscription.channel()
         assert [(await channel.receive()).data for _ in range(500)] == list(range(500))

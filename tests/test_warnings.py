@@ -14,7 +14,9 @@ LOSSY = [Overflow.DROP_OLDEST, Overflow.DROP_INCOMING, Overflow.CLOSE]
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """What was logged at a level since the last call."""
-    found = [r.getMessage() for r in caplog.records if (r.name, r.levelno) == ("trio_events", level)]
+    found = [
+        r.getMessage() for r in caplog.records if (r.name, r.levelno) == ("trio_events", level)
+    ]
     if level == logging.INFO:
         caplog.clear()
     return found

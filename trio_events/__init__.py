@@ -17,7 +17,7 @@ from ._errors import (
 from ._event import Event
 from ._overflow import Overflow
 from ._pattern import Pattern
-from ._policy import Action, Policy
+from ._policy import Action, Allow, Deny, Policy, RulePolicy
 from ._subscription import (
     EventBatches,
     EventChannel,
@@ -29,8 +29,10 @@ from ._subscription import (
 
 __all__ = [
     "Action",
+    "Allow",
     "BusClosedError",
     "DeadlockError",
+    "Deny",
     "ErrorKind",
     "Event",
     "EventBatches",
@@ -47,6 +49,7 @@ __all__ = [
     "Pattern",
     "Policy",
     "PolicyDeniedError",
+    "RulePolicy",
     "Subscription",
     "SubscriptionLimitError",
     "SubscriptionOverflowError",

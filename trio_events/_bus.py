@@ -27,6 +27,9 @@ from ._subscription import EventChannel, Subscription
 ANYBODY: Final = "anybody"
 """The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
 
+_MAX_REMEMBERED: Final = 4096
+"""Pairs of actor and system that are remembered as allowed, before all are forgotten."""
+
 log: Final = logging.getLogger("trio_events")
 
 current_bus: ContextVar[EventBus] = ContextVar("trio_events.current_bus")
@@ -75,6 +78,8 @@ class EventBus(metaclass=NoPublicConstructor):
     _max_subscriptions: int
     _policy: Policy | None
     _actor: str = ANYBODY
+    # Systems to which a stable policy lets each actor send. All names of the bus share it.
+    _may_send: dict[str, set[str]] = attrs.field(factory=dict, repr=False)
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -223,6 +228,7 @@ class EventBus(metaclass=NoPublicConstructor):
             self._max_subscriptions,
             self._policy,
             name,
+            self._may_send,
         )
 
     @trio.lowlevel.enable_ki_protection
@@ -260,8 +266,16 @@ class EventBus(metaclass=NoPublicConstructor):
             check_name(system, "system")
             check_name(kind, "kind")
         check_path(path)
-        self._check_allowed(Action.SEND, system)
+        if self._policy is not None and system not in self._may_send.get(self._actor, ()):
+            self._check_allowed(Action.SEND, system)
+            self._remember_allowed(system)
         return Event(system, kind, path, data)
+
+    def _remember_allowed(self, system: str) -> None:
+        if getattr(self._policy, "stable", False):
+            if sum(map(len, self._may_send.values())) >= _MAX_REMEMBERED:
+                self._may_send.clear()
+            self._may_send.setdefault(self._actor, set()).add(system)
 
     def _check_open(self) -> None:
         if self._router.closed:

@@ -112,7 +112,7 @@ class Buffer:
         return self._front.pop()
 
     def take_list(self, max_size: int | None) -> list[Event]:
-        """The next events, at least one and at most `max_size` (None: no limit). Raises as `take`."""
+        """The next events, at least one; at most `max_size` if it is not None. Raises as `take`."""
         events = self._front or self._rx.receive_nowait()
         if events is self._front:
             events.reverse()

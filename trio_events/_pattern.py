@@ -14,7 +14,8 @@ That makes matching linear in the name, whatever the pattern.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NoReturn, TypeAlias, final
 
 import attrs
@@ -156,30 +157,7 @@ class Pattern(metaclass=NoPublicConstructor):
 
         Exact, over names of any number of segments from one up.
         """
-        # Look for a name of `other` that is none of ours, following `other` along one path at a
-        # time (its state is a number) and ourselves along all paths at once (a set of states).
-        # Where `other` has a wildcard it is enough to try FRESH: a segment that we know as a
-        # literal could only help us.
-        todo = [(0, self._closed(1), False)]
-        seen = set(todo)
-        while todo:
-            state, ours, begun = todo.pop()
-            following = []
-            if state == len(other.segments):
-                if begun and not self._accepts(ours):
-                    return False
-                continue
-            segment = other.segments[state]
-            if segment == MANY:
-                following.append((state + 1, ours, begun))
-            for symbol in (FRESH,) if segment in _WILDCARDS else _alternatives(segment):
-                if begun or other._may_begin(symbol):
-                    after = state if segment == MANY else state + 1
-                    step = self._next(ours, symbol) if begun else self._first(symbol)
-                    following.append((after, step, True))
-            todo += [node for node in following if node not in seen]
-            seen.update(following)
-        return True
+        return cover_together([self], other)
 
     def overlaps(self, other: Pattern) -> bool:
         """Whether some name is matched by both patterns.
@@ -250,6 +228,47 @@ class Pattern(metaclass=NoPublicConstructor):
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+def cover_together(
+    patterns: Sequence[Pattern], other: Pattern, *, max_steps: float = math.inf
+) -> bool:
+    """Whether every name that the other pattern matches is matched by one of the patterns.
+
+    Exact, unless it takes more steps than allowed: then the answer is False.
+    """
+    # Look for a name of `other` that is in none of the patterns, following `other` along one path
+    # at a time (its state is a number) and the patterns along all paths at once (each has a set of
+    # states). Where `other` has a wildcard it is enough to try FRESH: a segment that somebody
+    # knows as a literal could only help the patterns.
+    todo = [(0, tuple(pattern._closed(1) for pattern in patterns), False)]
+    seen = set(todo)
+    while todo:
+        if len(seen) > max_steps:
+            return False
+        state, sets, begun = todo.pop()
+        if state == len(other.segments):
+            if begun and not any(
+                p._accepts(states) for p, states in zip(patterns, sets, strict=True)
+            ):
+                return False
+            continue
+        segment = other.segments[state]
+        following = [(state + 1, sets, begun)] if segment == MANY else []
+        after = state if segment == MANY else state + 1
+        for symbol in (FRESH,) if segment in _WILDCARDS else _alternatives(segment):
+            if begun:
+                next_sets = tuple(
+                    p._next(states, symbol) for p, states in zip(patterns, sets, strict=True)
+                )
+            elif other._may_begin(symbol):
+                next_sets = tuple(p._first(symbol) for p in patterns)
+            else:
+                continue
+            following.append((after, next_sets, True))
+        todo += [node for node in following if node not in seen]
+        seen.update(following)
+    return True
 
 
 def _alternatives(segment: Segment) -> Iterable[str]:

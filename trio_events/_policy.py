@@ -1,9 +1,16 @@
-"""Who may do what: what the bus asks before anything happens."""
+"""Who may do what: what the bus asks before anything happens, and rules that can answer."""
 
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias, final
+
+import attrs
+
+from ._pattern import Pattern, cover_together
+
+_MAX_STEPS: Final = 10_000
+"""Places in the automata visited before an answer is no; thoughtful rules take some dozens."""
 
 
 class Action(enum.StrEnum):
@@ -17,7 +24,11 @@ class Action(enum.StrEnum):
 
 
 class Policy(Protocol):
-    """Decides who may send to a system and who may subscribe to it."""
+    """Decides who may send to a system and who may subscribe to it.
+
+    A policy is asked once a `subscribe`, and once a `send`; but if it has an attribute `stable`
+    that is true, its answers are taken to be always the same, and allowed sends are remembered.
+    """
 
     def allows(self, actor: str, action: Action, system: str) -> bool:
         """Whether an actor may do this.
@@ -32,3 +43,81 @@ class Policy(Protocol):
             pattern, in canonical form: allow it only if every name that it matches is allowed.
         """
         ...
+
+
+def _parse(text: str) -> Pattern:
+    return Pattern.parse(text)
+
+
+@final
+@attrs.frozen
+class Allow:
+    """A rule: actors that match may do this to systems that match, unless a `Deny` says no.
+
+    Raises:
+      ValueError: If `action` is not an `Action`.
+      InvalidPatternError: If one of the texts is not a pattern.
+    """
+
+    action: Action = attrs.field(converter=Action)
+    """What is allowed."""
+
+    system_pattern: Pattern = attrs.field(converter=_parse)
+    """The systems to which it may be done."""
+
+    actor: Pattern = attrs.field(default="**", converter=_parse)  # type: ignore[assignment]  # the converter makes it one
+    """The actors who may do it."""
+
+
+@final
+@attrs.frozen
+class Deny:
+    """A rule: actors that match may never do this to systems that match.
+
+    Raises:
+      ValueError: If `action` is not an `Action`.
+      InvalidPatternError: If one of the texts is not a pattern.
+    """
+
+    action: Action = attrs.field(converter=Action)
+    """What is denied."""
+
+    system_pattern: Pattern = attrs.field(converter=_parse)
+    """The systems to which it must not be done."""
+
+    actor: Pattern = attrs.field(default="**", converter=_parse)  # type: ignore[assignment]  # the converter makes it one
+    """The actors who must not do it."""
+
+
+Rule: TypeAlias = Allow | Deny
+
+
+@final
+@attrs.frozen
+class RulePolicy:
+    """A policy made of rules. Deny wins; what no rule allows is denied.
+
+    A subscription is allowed exactly if every system that its pattern can match is allowed, by
+    whatever rules together; and denied should that take too many steps to find out.
+
+    Args:
+      rules: `Allow` and `Deny` rules. Their order does not matter.
+    """
+
+    rules: tuple[Rule, ...] = attrs.field(converter=tuple)
+    """The rules."""
+
+    stable: bool = attrs.field(default=True, init=False)
+    """The same question always gets the same answer."""
+
+    def allows(self, actor: str, action: Action, system: str) -> bool:
+        """Whether the rules allow an actor to do this; see `Policy.allows`."""
+        asked = Pattern.parse(system)  # a name is a pattern, too
+        allowed = []
+        for rule in self.rules:
+            if rule.action is action and rule.actor.matches(actor):
+                if isinstance(rule, Allow):
+                    allowed.append(rule.system_pattern)
+                elif rule.system_pattern.overlaps(asked):
+                    return False
+        return cover_together(allowed, asked, max_steps=_MAX_STEPS)

@@ -10,10 +10,10 @@ from typing import TypeAlias, final
 import attrs
 import trio
 
+from ._actor import Attempt, Sender, SubscriptionActor
 from ._errors import BusClosedError, DeadlockError
 from ._event import Event
 from ._routing import RoutingTable
-from ._actor import Attempt, Sender, SubscriptionActor
 from ._waiting import first
 
 
@@ -186,13 +186,14 @@ class Router:
         """
         attempt = Attempt(event, trio.current_time(), trio.current_effective_deadline())
         sender = Sender(attempt, next(self._tickets))
-        error: Exception | None = self._deadlock(sender, obstacle)
-        if error is None:
-            self._note_obstacle(sender, obstacle)
-            try:
-                error = await sender.wait(obstacle.senders)
-            finally:
-                del self._obstacles[sender.task]
+        deadlock = self._deadlock(sender, obstacle)
+        if deadlock is not None:
+            raise deadlock
+        self._note_obstacle(sender, obstacle)
+        try:
+            error = await sender.wait(obstacle.senders)
+        finally:
+            del self._obstacles[sender.task]
         if error is not None:
             raise error
 

@@ -23,7 +23,7 @@ _CHECKED_ONE_BY_ONE: Final = 32
 
 
 class _Node(Generic[T]):
-    """One place in the trie. (Plain slots: there are several for each subscription.)"""
+    """One place in the trie. In plain slots: there are several for each subscription."""
 
     __slots__ = ("alternatives", "edges", "items", "loops")
 

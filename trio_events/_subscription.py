@@ -204,7 +204,7 @@ class EventBatches(metaclass=NoPublicConstructor):
             await trio.lowlevel.checkpoint()
         while True:
             try:
-                return self._actor.take_list(self._max_size)
+                return self._actor.take_list(self._max_size)  # noqa: ASYNC910  # only if `buffered`
             except trio.WouldBlock:
                 pass
             except trio.EndOfChannel:
@@ -267,7 +267,7 @@ class Subscription(metaclass=NoPublicConstructor):
         )
 
     async def __aenter__(self) -> Subscription:
-        return self
+        return self  # noqa: ASYNC910  # nothing to wait for
 
     async def __aexit__(
         self,
