@@ -134,7 +134,7 @@ def _observed(
         on_checkpoint(number)
         try:
             answer = yield trap
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # the coroutine gets it
             resume = functools.partial(coroutine.throw, error)
         else:
             resume = functools.partial(coroutine.send, answer)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock, Sequencer, wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_events as events
 from trio_events import BusClosedError, ErrorKind, EventBus, NoBusError, open_event_bus
@@ -89,10 +89,10 @@ async def test_tasks_inherit_the_bus_of_the_task_that_started_them(
         async def child(depth: int) -> None:
             await events.send("a", "k", f"/{depth}")
             if depth:
-                async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own is the point
                     nursery.start_soon(child, depth - 1)
 
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own is the point
             nursery.start_soon(child, 2)
         await wait_all_tasks_blocked()
         assert drain(subscription.channel()) == ["/2", "/1", "/0"]
@@ -115,36 +115,22 @@ async def test_a_task_started_before_the_bus_does_not_see_it(autojump_clock: Moc
 
 
 async def test_two_tasks_with_a_bus_each_do_not_see_each_other(autojump_clock: MockClock) -> None:
-    sequencer = Sequencer()
+    both_open = trio.Event()
 
-    async def with_own_bus(name: str, turn: int) -> None:
-        async with sequencer(turn), open_event_bus() as bus:
+    async def with_own_bus(name: str) -> None:
+        async with open_event_bus() as bus:
             subscription = await events.subscribe("**")
+            await both_open.wait()
             await events.send("a", "k", f"/{name}")
-            async with sequencer(turn + 2):
-                await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             assert drain(subscription.channel()) == [f"/{name}"]
             assert bus.statistics().accepted == 1
 
-    async def both() -> None:
-        async with trio.open_nursery() as nursery:
-            barrier = trio.Event()
-
-            async def one(name: str) -> None:
-                async with open_event_bus() as bus:
-                    subscription = await events.subscribe("**")
-                    await barrier.wait()
-                    await events.send("a", "k", f"/{name}")
-                    await wait_all_tasks_blocked()
-                    assert drain(subscription.channel()) == [f"/{name}"]
-                    assert bus.statistics().accepted == 1
-
-            nursery.start_soon(one, "x")
-            nursery.start_soon(one, "y")
-            await wait_all_tasks_blocked()
-            barrier.set()
-
-    await both()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(with_own_bus, "x")
+        nursery.start_soon(with_own_bus, "y")
+        await wait_all_tasks_blocked()
+        both_open.set()
 
 
 async def test_a_task_that_outlives_its_bus_gets_bus_closed_and_not_an_outer_bus(
@@ -167,7 +153,7 @@ async def test_a_task_that_outlives_its_bus_gets_bus_closed_and_not_an_outer_bus
         assert outer.statistics().accepted == 0
 
 
-async def test_an_iterator_or_a_nursery_of_another_bus_does_not_change_the_caller(
+async def test_a_function_that_opens_and_closes_a_bus_does_not_change_that_of_the_caller(
     autojump_clock: MockClock,
 ) -> None:
     async def opens_and_closes() -> None:
@@ -176,7 +162,7 @@ async def test_an_iterator_or_a_nursery_of_another_bus_does_not_change_the_calle
 
     async with open_event_bus() as bus:
         subscription = await bus.subscribe("**")
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own is the point
             nursery.start_soon(opens_and_closes)
         await opens_and_closes()
         await events.send("a", "k", "/outer")
@@ -227,14 +213,37 @@ async def test_in_the_context_of_a_bus_but_outside_trio_there_is_a_clear_error()
         assert subscription.statistics().matched == 0
 
 
+async def test_another_run_of_trio_in_a_thread_does_not_use_the_bus_of_this_one() -> None:
+    """It inherits the context with the thread, but the bus belongs to other tasks than its own."""
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+
+        async def other_run() -> None:
+            for _ in range(2):  # and it's persistent
+                with pytest.raises(NoBusError):
+                    await events.send("a", "k", "/x")
+                with pytest.raises(NoBusError):
+                    await events.subscribe("a")
+            async with open_event_bus() as own:
+                await events.send("a", "k", "/own")
+                assert own.statistics().accepted == 1
+
+        with trio.fail_after(10):
+            await trio.to_thread.run_sync(trio.run, other_run)
+            await wait_all_tasks_blocked()
+        assert bus.statistics().accepted == 0
+        assert bus.statistics().open_subscriptions == 1
+        assert subscription.statistics().matched == 0
+
+
 async def test_in_a_foreign_thread_send_nowait_raises_a_clear_error() -> None:
     async with open_event_bus() as bus:
-        errors: list[BaseException] = []
+        errors: list[Exception] = []
 
         def in_thread() -> None:
             try:
                 bus.send_nowait("a", "k", "/x")
-            except BaseException as error:
+            except Exception as error:
                 errors.append(error)
 
         thread = threading.Thread(target=in_thread)

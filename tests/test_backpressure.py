@@ -493,16 +493,16 @@ def test_one_busy_sender_and_busy_readers_keep_the_order_whatever_the_sizes(
                     received.append(event.path)
                     assert_balanced(subscription)
 
-        async with trio.open_nursery() as nursery:
-            async with open_event_bus(
-                inbox_size=inbox_size, checkpoint_every=checkpoint_every
-            ) as bus:
-                subscription = await bus.subscribe("a", max_buffer_size=max_buffer_size)
-                for number in range(readers):
-                    nursery.start_soon(read, subscription, number % 2 == 1)
-                for number in range(count):
-                    await bus.send("a", "k", f"/{number}")
-                    assert_balanced(subscription)
+        async with (
+            trio.open_nursery() as nursery,
+            open_event_bus(inbox_size=inbox_size, checkpoint_every=checkpoint_every) as bus,
+        ):
+            subscription = await bus.subscribe("a", max_buffer_size=max_buffer_size)
+            for number in range(readers):
+                nursery.start_soon(read, subscription, number % 2 == 1)
+            for number in range(count):
+                await bus.send("a", "k", f"/{number}")
+                assert_balanced(subscription)
         assert_books(subscription, delivered=count)
         sent = [f"/{number}" for number in range(count)]
         assert received == sent if readers == 1 else sorted(received) == sorted(sent)

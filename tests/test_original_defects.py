@@ -9,6 +9,7 @@ import types
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -25,7 +26,6 @@ from trio_events import (
 )
 
 from .observing import assert_books, drain, paths, tasks_living
-
 
 # ---------------------------------------------------------------------------------------------
 # The original
@@ -81,7 +81,7 @@ def at_most_steps(limit: int) -> Iterator[None]:
     """Let the block execute that many lines of Python."""
     left = limit
 
-    def trace(frame: types.FrameType, event: str, argument: object) -> object:
+    def trace(frame: types.FrameType, event: str, argument: object) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
@@ -130,7 +130,8 @@ async def test_queued_sends_do_not_vanish_when_the_bus_stops(
             received.extend(paths([event async for event in subscription]))
 
         async with open_event_bus(inbox_size=100) as bus:
-            nursery.start_soon(read, await bus.subscribe("a", max_buffer_size=3))
+            subscription = await bus.subscribe("a", max_buffer_size=3)
+            nursery.start_soon(read, subscription)
             await wait_all_tasks_blocked()
             for number in range(100):
                 bus.send_nowait("a", "k", f"/{number}")
@@ -225,16 +226,20 @@ async def test_the_bus_keeps_no_history(overflow: Overflow, autojump_clock: Mock
                 await bus.send(system, "k", "/x", data)
             await wait_all_tasks_blocked()
 
-        await send("unmatched")
-        await send("a")
-        drain(subscription.channel())
-        await send("a")
-        await send("a")  # dropped, drops the one before, closes, or waits in vain
+        async with trio.open_nursery() as nursery:  # senders that are not the reader
+            nursery.start_soon(send, "unmatched")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(send, "a")
+            await wait_all_tasks_blocked()
+            assert drain(subscription.channel()) == ["/x"]
+            nursery.start_soon(send, "a")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(send, "a")  # dropped, drops another, closes, or waits in vain
         subscription.channel().close()
-        await send("a")
+        bus.send_nowait("unmatched", "k", "/the latest may still be in somebody's hands")
         await wait_all_tasks_blocked()
         gc.collect()
-        assert [reference() for reference in alive] == [None] * 5
+        assert [reference() for reference in alive] == [None] * 4
 
 
 async def test_blocking_means_blocking_and_nothing_is_dropped(autojump_clock: MockClock) -> None:

@@ -49,11 +49,13 @@ class OnlyOwnSystem:
 
 
 async def do_send(bus: EventBus) -> object:
-    return await bus.send("a.b", "k.l", "/x", "data")  # type: ignore[func-returns-value]  # all alike
+    await bus.send("a.b", "k.l", "/x", "data")
+    return None
 
 
 async def do_send_nowait(bus: EventBus) -> object:
-    return bus.send_nowait("a.b", "k.l", "/x", "data")  # type: ignore[func-returns-value]  # all alike
+    bus.send_nowait("a.b", "k.l", "/x", "data")
+    return None
 
 
 async def do_subscribe(bus: EventBus) -> object:

@@ -293,21 +293,20 @@ def test_every_subscription_receives_its_part_of_one_total_order(
             for number, system in enumerate(systems):
                 await bus.send(system, "k", f"{sender}.{number}")
 
-        async with trio.open_nursery() as readers:
-            async with open_event_bus(
-                inbox_size=inbox_size, checkpoint_every=checkpoint_every
-            ) as bus:
-                witness = await bus.subscribe("**", max_buffer_size=100)
-                subscriptions = [
-                    await bus.subscribe(pattern, max_buffer_size=size)
-                    for pattern, size in subscribers
-                ]
-                readers.start_soon(read, witness, everything)
-                for subscription, into in zip(subscriptions, received, strict=True):
-                    readers.start_soon(read, subscription, into)
-                async with trio.open_nursery() as senders:
-                    for sender, systems in enumerate(programs):
-                        senders.start_soon(send, bus, sender, systems)
+        async with (
+            trio.open_nursery() as readers,
+            open_event_bus(inbox_size=inbox_size, checkpoint_every=checkpoint_every) as bus,
+        ):
+            witness = await bus.subscribe("**", max_buffer_size=100)
+            subscriptions = [
+                await bus.subscribe(pattern, max_buffer_size=size) for pattern, size in subscribers
+            ]
+            readers.start_soon(read, witness, everything)
+            for subscription, into in zip(subscriptions, received, strict=True):
+                readers.start_soon(read, subscription, into)
+            async with trio.open_nursery() as senders:
+                for sender, systems in enumerate(programs):
+                    senders.start_soon(send, bus, sender, systems)
 
         sent = [
             (s, f"{i}.{n}") for i, program in enumerate(programs) for n, s in enumerate(program)

@@ -38,7 +38,7 @@ async def subscribe(
 
 def _bus() -> EventBus:
     bus = current_bus.get(None)
-    if bus is None:
+    if bus is None or not bus.is_here():  # a thread may have inherited the context
         raise NoBusError(
             "there is no event bus here: call this inside `async with open_event_bus():`, "
             "or in a task started there"

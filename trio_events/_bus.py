@@ -123,12 +123,19 @@ class EventBus(metaclass=NoPublicConstructor):
           trio.WouldBlock: If `send` would wait. Nothing was sent.
           NoBusError: If trio is not running in this thread.
         """
-        if not trio.lowlevel.in_trio_run():
-            raise NoBusError("send_nowait must be called in the thread in which trio runs the bus")
+        if not self.is_here():
+            raise NoBusError("send_nowait must be called in the trio run of the bus; see send_soon")
         event = self._event(system, kind, path, data)
         if self._router.obstacle(event) is not None:
             raise trio.WouldBlock
         self._router.accept(event)
+
+    def is_here(self) -> bool:
+        """Whether the caller is in the run of trio that this bus belongs to.
+
+        False in another thread, where only `send_soon` may be called.
+        """
+        return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self._token
 
     def send_soon(self, system: str, kind: str, path: str, data: object = None) -> None:
         """Send an event from anywhere: another thread, a callback, a signal handler.

@@ -169,7 +169,8 @@ class Router:
         if len(self.inbox) >= self.inbox_size:
             return self
         if self._full:
-            for subscription in self.table.match(event.system, event.kind):
+            # Peek, so that a send that is cancelled leaves no remembered route behind.
+            for subscription in self.table.peek(event.system, event.kind):
                 if subscription in self._full:
                     return subscription
         return None

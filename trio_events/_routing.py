@@ -115,7 +115,10 @@ class RoutingTable(Generic[T]):
                 break
             parent.prune(label)
         self._size -= 1
-        self._forget(system)
+        if self._size:
+            self._forget(system)
+        else:
+            self.forget_routes()
 
     def recall(self, system: str, kind: str) -> tuple[T, ...] | None:
         """The remembered route, or None: what `match` returned before and would again.
@@ -136,6 +139,11 @@ class RoutingTable(Generic[T]):
             route = self._routes.setdefault(system, {})[kind] = self._find(system, kind)
             self._remembered += 1
         return route
+
+    def peek(self, system: str, kind: str) -> tuple[T, ...]:
+        """The same, remembering nothing."""
+        route = self.recall(system, kind)
+        return self._find(system, kind) if route is None else route
 
     def forget_routes(self) -> None:
         """Forget all remembered routes."""
