@@ -78,13 +78,12 @@ class Schedule(random.Random):
 
     @asynccontextmanager
     async def explored(self) -> AsyncGenerator[None]:
-        """Explore the orders in this block, beginning when no task has anything to do."""
+        """Explore the orders from now until the block has ended and all tasks wait."""
         await wait_all_tasks_blocked()
         self._exploring = True
-        try:
-            yield
-        finally:
-            self._exploring = False
+        yield
+        await wait_all_tasks_blocked()
+        self._exploring = False
 
     def choose(self, choices: int) -> int:
         """A number below `choices`: each of them, in one schedule or another."""
@@ -114,7 +113,7 @@ class Schedule(random.Random):
     def turn_to_next(self) -> bool:
         """Turn to the next path. False if there is none."""
         assert self._length == len(self.path), "the program depends on more than its schedule"
-        self._length, self._detours_left = 0, self._detours
+        self._length, self._detours_left, self._exploring = 0, self._detours, False
         while self.path:
             choice, choices = self.path.pop()
             if choice + 1 < choices:
@@ -254,14 +253,16 @@ class Account:
         except (*ENDS, StopAsyncIteration) as end:
             self._check_end(end)
 
-    def receive_rest(self) -> None:
-        """Read what is there, and the end, without waiting."""
+    def receive_nowait(self, count: float = math.inf) -> None:
+        """Read what is there, without waiting, but not more than so many events."""
         got: list[Event] = []
         self.readers.append(got)
         try:
-            while True:
+            while len(got) < count:
                 got.append(self.subscription.channel().receive_nowait())
                 self.reads.append(got[-1:])
+        except trio.WouldBlock:
+            assert not self.subscription.channel().statistics().current_buffer_used
         except ENDS as end:
             self._check_end(end)
 
@@ -446,7 +447,7 @@ class Ledger(trio.abc.Instrument):
     def check(self, witness: Account) -> None:
         """Check all that was promised. For after the end of the bus."""
         for account in self.accounts:
-            account.receive_rest()
+            account.receive_nowait()
         if self.complaints:
             raise self.complaints[0]
 

@@ -399,7 +399,11 @@ async def test_the_bound_holds_however_often_a_slow_reader_reads(
                 await trio.lowlevel.checkpoint()
             else:
                 await wait_all_tasks_blocked()
-            received += drain(subscription.channel())[: 4 if step % 2 else 1]
+            for _ in range(4 if step % 2 else 1):
+                try:
+                    received.append(subscription.channel().receive_nowait().path)
+                except trio.WouldBlock:
+                    break
             assert subscription.statistics().held <= INBOX_SIZE + 40
             assert_balanced(subscription)
         nursery.cancel_scope.cancel()

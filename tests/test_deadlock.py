@@ -185,3 +185,52 @@ async def test_a_wait_that_becomes_hopeless_later_is_ended(autojump_clock: MockC
             nursery.start_soon(fill_own_then_read_others)
             with trio.fail_after(1), pytest.raises(DeadlockError):
                 await bus.send("a.x", "k", "/matches both")
+
+
+async def test_a_reader_that_was_let_in_a_moment_ago_does_not_count_as_waiting(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        one = await bus.subscribe("one", max_buffer_size=1)
+        two = await bus.subscribe("two", max_buffer_size=1)
+
+        async def reads_one_sends_two() -> None:
+            await read_one(bus, one, "one")
+            await fill(bus, "one")
+            await fill(bus, "two")
+            await bus.send("two", "k", "/waits")
+            await one.channel().receive()
+
+        await read_one(bus, two, "two")
+        nursery.start_soon(reads_one_sends_two)
+        while not two.statistics().tasks_waiting_send:
+            await wait_all_tasks_blocked()
+        two.channel().receive_nowait()  # lets the other task's event in; it has not run yet
+        with trio.fail_after(1):
+            await bus.send("one", "k", "/x")
+
+
+async def test_a_circle_that_the_sender_is_no_part_of_ends_the_search(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        one = await bus.subscribe("one", max_buffer_size=1)
+        two = await bus.subscribe("two", max_buffer_size=1)
+        cancelled = []
+
+        async def circle(own: Subscription, system: str, other: str, delay: float) -> None:
+            await read_one(bus, own, system)
+            await fill(bus, system)
+            await trio.sleep(delay)
+            with trio.move_on_after(100) as scope:  # whoever comes first gives up first
+                await bus.send(other, "k", "/waits")
+            cancelled.append(scope.cancelled_caught)
+
+        nursery.start_soon(circle, one, "one", "two", 1)
+        nursery.start_soon(circle, two, "two", "one", 2)
+        await trio.sleep(3)
+        with trio.move_on_after(1) as scope:
+            await bus.send("one", "k", "/x")
+        assert scope.cancelled_caught
+        await trio.sleep(200)
+        assert cancelled == [True, True]

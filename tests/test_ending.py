@@ -709,3 +709,23 @@ async def test_an_event_bus_can_be_opened_again_and_again(autojump_clock: MockCl
             await bus.send("a", "k", f"/{number}")
             assert (await subscription.channel().receive()).path == f"/{number}"
             assert bus.statistics().accepted == 1
+
+
+async def test_a_crash_inside_the_supervisor_leaves_as_itself_and_closes_the_bus(
+    autojump_clock: MockClock,
+) -> None:
+    class CrashError(Exception):
+        """What no task of the bus should ever raise."""
+
+    async def crash() -> None:
+        raise CrashError
+
+    with pytest.raises(CrashError):
+        async with open_event_bus() as bus:
+            subscription = await bus.subscribe("a")
+            await bus.send("a", "k", "/x")
+            bus._nursery.start_soon(crash)
+            await trio.sleep_forever()
+    assert [event.path async for event in subscription] == ["/x"]
+    with pytest.raises(BusClosedError):
+        bus.send_nowait("a", "k", "/x")

@@ -22,3 +22,20 @@ async def test_a_waiting_reader_gets_held_events_before_newer_ones() -> None:
             with trio.fail_after(1):
                 received += [(await channel.receive()).path for _ in range(2)]
             assert received == ["/0", "/1", "/2", "/3"]
+
+
+async def test_senders_that_wait_for_the_inbox_go_in_as_far_as_it_has_room() -> None:
+    async with open_event_bus(inbox_size=2) as bus:
+        subscription = await bus.subscribe("a")
+        await wait_all_tasks_blocked()
+
+        async def sender(number: int) -> None:
+            await bus.send("a", "k", f"/{number}")
+
+        async with trio.open_nursery() as nursery:
+            for number in range(9):
+                nursery.start_soon(sender, number)
+        await wait_all_tasks_blocked()
+        received = [subscription.channel().receive_nowait().path for _ in range(9)]
+        assert sorted(received) == [f"/{number}" for number in range(9)]
+        assert subscription.statistics().held == 0

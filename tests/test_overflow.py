@@ -523,3 +523,19 @@ def test_bursts_between_reads_are_balanced_and_read_in_order(
                 assert books.dropped == model.dropped
 
     run_with_time_limit(program)
+
+
+async def test_events_behind_the_overflow_are_dropped_and_counted(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1, overflow=Overflow.CLOSE)
+        other = await bus.subscribe("b")
+        await wait_all_tasks_blocked()
+        bus.send_nowait("a", "k", "/0")
+        bus.send_nowait("a", "k", "/1")
+        other.close()  # makes the router hand over what it has before the rest
+        bus.send_nowait("a", "k", "/2")
+        await wait_all_tasks_blocked()
+        statistics = subscription.statistics()
+        assert (statistics.matched, statistics.queued, statistics.dropped) == (3, 1, 2)

@@ -1048,3 +1048,9 @@ def test_covers_and_overlaps_are_bounded(
         count_lines(lambda: results.append(operation(argument)), at_most=ALGEBRA)  # noqa: B023
         assert results == [expected]
     count_lines(lambda: second.covers(first), at_most=ALGEBRA)
+
+
+def test_a_common_name_uses_a_segment_that_neither_pattern_mentions() -> None:
+    name = Pattern.parse("*.x")._common_name(Pattern.parse("*.(x|xx)"))
+    assert name == "xxx.x"
+    assert Pattern.parse("**")._common_name(Pattern.parse("*")) == "x"

@@ -521,3 +521,27 @@ def test_competing_readers_get_every_event_exactly_once_and_each_in_order(
         assert all(into == sorted(into) for into in numbers)
 
     run_with_time_limit(program)
+
+
+async def test_receive_nowait_works_in_a_callback(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        await bus.send("a", "k", "/x")
+        await wait_all_tasks_blocked()
+        received: list[Event] = []
+        trio.lowlevel.current_trio_token().run_sync_soon(
+            lambda: received.append(subscription.channel().receive_nowait())
+        )
+        await wait_all_tasks_blocked()
+        assert [event.path for event in received] == ["/x"]
+
+
+async def test_an_iterator_is_its_own_iterator(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        await bus.send("a", "k", "/x")
+        iterator = aiter(subscription)
+        async for event in iterator:
+            assert event.path == "/x"
+            break
+        assert aiter(iterator) is iterator

@@ -541,3 +541,12 @@ def test_routing_the_same_again_does_not_cost_more_with_more_segments() -> None:
     costs = [count_lines(lambda: table.match(name, name), at_most=100_000) for _ in range(3)]
     assert table.match(name, name) == found
     assert costs[-1] <= 20
+
+
+def test_a_new_wildcard_spares_no_route_when_there_are_many_to_look_at() -> None:
+    table = table_of(("a.**", None))
+    for number in range(100):
+        table.match(f"b.{number}", "k")
+    table.add(1, parse("b.*"), None)
+    for number in range(100):
+        assert table.match(f"b.{number}", "k") == (1,)
