@@ -282,3 +282,14 @@ async def test_a_bus_is_no_context_manager_itself(autojump_clock: MockClock) -> 
     async with open_event_bus() as bus:
         assert isinstance(bus, EventBus)
         assert not hasattr(bus, "__aenter__")
+
+
+async def test_a_bus_in_hand_refuses_to_subscribe_from_another_run_of_trio() -> None:
+    async with open_event_bus() as bus:
+
+        async def other_run() -> None:
+            with pytest.raises(NoBusError):
+                await bus.subscribe("a")
+
+        await trio.to_thread.run_sync(trio.run, other_run)
+        assert bus.statistics().open_subscriptions == 0

@@ -196,6 +196,7 @@ class EventBus(metaclass=NoPublicConstructor):
             not an `Overflow`.
           ValueError: If `max_buffer_size` is less than 1.
           InvalidPatternError: If a text is not a pattern.
+          NoBusError: If the caller is not in the trio run of the bus.
           PolicyDeniedError: If the policy does not allow to subscribe to this system.
           BusClosedError: If the bus was closed, before or meanwhile.
           SubscriptionLimitError: If `max_subscriptions` are open.
@@ -204,6 +205,8 @@ class EventBus(metaclass=NoPublicConstructor):
         check_count("max_buffer_size", max_buffer_size)
         if not isinstance(overflow, Overflow):
             raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
+        if not self.is_here():
+            raise NoBusError("subscribe must be called in the trio run of the bus")
         await trio.lowlevel.checkpoint()
         self._check_open()
         self._check_allowed(Action.SUBSCRIBE, str(patterns[0]))

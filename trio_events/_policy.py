@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Final, Protocol, TypeAlias, final
 
 import attrs
@@ -92,6 +93,10 @@ class Deny:
 Rule: TypeAlias = Allow | Deny
 
 
+def _as_tuple(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    return tuple(rules)
+
+
 @final
 @attrs.frozen
 class RulePolicy:
@@ -104,7 +109,7 @@ class RulePolicy:
       rules: `Allow` and `Deny` rules. Their order does not matter.
     """
 
-    rules: tuple[Rule, ...] = attrs.field(converter=tuple)
+    rules: tuple[Rule, ...] = attrs.field(converter=_as_tuple)
     """The rules."""
 
     stable: bool = attrs.field(default=True, init=False)

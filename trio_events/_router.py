@@ -71,8 +71,9 @@ class Router:
     async def run(self) -> None:
         """Route what is in the inbox whenever something is."""
         try:
-            async for _ in self._rx:
+            async for messages in self._rx:
                 self.route_inbox()
+                del messages  # or the last events would live on until the next ones come
         finally:
             self.close()
 
