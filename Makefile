@@ -5,10 +5,10 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick format clean
+.PHONY: help demo test lint quick bench-routing format clean
 
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(DIR)
@@ -20,10 +20,13 @@ lint: $(VENV)/dev  ## Check format, style, types, and the rules about trio
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/flake8 trio_events tests examples
+	$(BIN)/flake8 trio_events tests examples benchmarks
 
 quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k name']
 	$(BIN)/pytest $(ARGS)
+
+bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
+	$(BIN)/python benchmarks/routing.py
 
 format: $(VENV)/dev  ## Let ruff format, and repair what it can
 	$(BIN)/ruff format .
