@@ -3,7 +3,7 @@
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_events import open_event_bus
+from trio_events import EventBus, EventChannel, open_event_bus
 
 
 async def test_a_waiting_reader_gets_held_events_before_newer_ones() -> None:
@@ -39,3 +39,40 @@ async def test_senders_that_wait_for_the_inbox_go_in_as_far_as_it_has_room() -> 
         received = [subscription.channel().receive_nowait().path for _ in range(9)]
         assert sorted(received) == [f"/{number}" for number in range(9)]
         assert subscription.statistics().held == 0
+
+
+async def test_the_inbox_lets_in_no_more_than_fit_beside_those_let_in_by_a_subscription() -> None:
+    async def reader(channel: EventChannel, go: trio.Event, received: list[str]) -> None:
+        await go.wait()
+        for _ in range(3):
+            received.append((await channel.receive()).path)
+
+    async def sender_of_z(bus: EventBus, go: trio.Event) -> None:
+        await go.wait()
+        await bus.send("z", "k", "/z")
+
+    # It takes the reader and the senders of z to run before the router: trio's choice, so try.
+    for _ in range(20):
+        async with open_event_bus(inbox_size=2) as bus, trio.open_nursery() as nursery:
+            subscription = await bus.subscribe("a", max_buffer_size=1)
+            everything = await bus.subscribe("**", max_buffer_size=100)
+            go = trio.Event()
+            received: list[str] = []
+            await bus.send("a", "k", "/0")
+            await wait_all_tasks_blocked()
+            for number in range(1, 4):
+                nursery.start_soon(bus.send, "a", "k", f"/{number}")
+                await wait_all_tasks_blocked()
+            nursery.start_soon(sender_of_z, bus, go)
+            nursery.start_soon(sender_of_z, bus, go)
+            nursery.start_soon(reader, subscription.channel(), go, received)
+            await wait_all_tasks_blocked()
+            go.set()
+            subscription.channel().receive_nowait()  # lets /1 into the inbox ...
+            bus.send_nowait("z", "k", "/z")  # ... and this fills it
+            while len(received) < 3:
+                assert bus.statistics().current_inbox_used <= 2
+                await trio.lowlevel.checkpoint()
+            assert received == ["/1", "/2", "/3"]
+            await wait_all_tasks_blocked()
+            assert everything.statistics().matched == 7

@@ -545,3 +545,16 @@ async def test_an_iterator_is_its_own_iterator(autojump_clock: MockClock) -> Non
             assert event.path == "/x"
             break
         assert aiter(iterator) is iterator
+
+
+def test_what_was_not_read_can_be_read_after_the_run() -> None:
+    async def main() -> Subscription:
+        async with open_event_bus() as bus:
+            subscription = await bus.subscribe("a")
+            await bus.send("a", "k", "/x")
+            return subscription
+
+    channel = trio.run(main).channel()
+    assert channel.receive_nowait().path == "/x"
+    with pytest.raises(trio.EndOfChannel):
+        channel.receive_nowait()
