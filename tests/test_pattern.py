@@ -804,6 +804,48 @@ def test_overlaps(one: str, other: str, *, expected: bool) -> None:
     assert reference.overlaps(other, one) is expected, "the oracle is wrong"
 
 
+LIKELY_PICKS = [
+    *(chr(code) for code in range(128) if chr(code) not in "*()|."),
+    *("xx", "xxx", "_x", "__", "x_", "x0", "x1", "a0", "0a", "fresh", "other", "any", "None"),
+    *("\xff", "\uffff", "\ud800", "\U0010ffff", "\N{SNOWMAN}", "\N{REPLACEMENT CHARACTER}"),
+]
+"""Segments that a program might pick to stand for "any other", hoping that nobody names them."""
+
+
+@pytest.mark.parametrize("literal", LIKELY_PICKS, ids=shown)
+def test_no_literal_stands_for_any_other_segment(literal: str) -> None:
+    reserved = literal.startswith("$")
+    one, several = parse(literal), parse(f"({literal}|x|y|z)")
+    for pattern in (one, several):
+        assert not pattern.covers(parse("*"))
+        assert not parse(f"{pattern}.**").covers(parse("**"))
+        assert not parse(f"a.{pattern}").covers(parse("a.*"))
+        assert not parse(f"a.**.{pattern}.**").covers(parse("a.**"))
+        assert not parse(f"**.{pattern}.**").covers(parse("*.*"))
+        assert not parse(f"**.{pattern}").covers(parse(f"**.(qq|{literal})"))
+        assert parse("**").covers(pattern) is not reserved
+        assert parse("*").covers(pattern) is not reserved
+        assert parse("a.*").covers(parse(f"a.{pattern}"))
+        assert parse("*").overlaps(pattern) is (pattern is several or not reserved)
+        assert parse(f"{pattern}.**").overlaps(parse(f"*.{pattern}")) is (
+            pattern is several or not reserved
+        )
+        assert parse(f"{pattern}.**").overlaps(parse(f"**.{pattern}.**.a")) is (
+            pattern is several or not reserved
+        )
+    assert not one.overlaps(parse("qq"))
+    assert not parse(f"**.{literal}").overlaps(parse("**.qq"))
+
+
+def test_all_the_likely_picks_together_do_not_stand_for_any_other_segment() -> None:
+    for start in range(0, len(LIKELY_PICKS), 60):
+        picks = f"({'|'.join(LIKELY_PICKS[start : start + 60])})"
+        assert not parse(picks).covers(parse("*"))
+        assert not parse(f"**.{picks}.**").covers(parse("**"))
+        assert not parse(f"{picks}.**").covers(parse("*.a"))
+        assert parse(f"**.{picks}").overlaps(parse("*.*.*"))
+
+
 ORDINARY = (("a", "b", "*", "**", "(a|b)"), ("a", "b", reference.FRESH, "$x"))
 RESERVED = (("$x", "*", "**", "(a|$x)"), ("a", reference.FRESH, "$x", "$y"))
 SMALL_ALPHABETS = pytest.mark.parametrize(
@@ -1048,9 +1090,3 @@ def test_covers_and_overlaps_are_bounded(
         count_lines(lambda: results.append(operation(argument)), at_most=ALGEBRA)  # noqa: B023
         assert results == [expected]
     count_lines(lambda: second.covers(first), at_most=ALGEBRA)
-
-
-def test_a_common_name_uses_a_segment_that_neither_pattern_mentions() -> None:
-    name = Pattern.parse("*.x")._common_name(Pattern.parse("*.(x|xx)"))
-    assert name == "xxx.x"
-    assert Pattern.parse("**")._common_name(Pattern.parse("*")) == "x"

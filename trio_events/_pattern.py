@@ -42,17 +42,18 @@ Segment: TypeAlias = "str | frozenset[str]"
 """`ONE`, `MANY`, a literal, or at least two alternatives. (No literal contains a star.)"""
 
 
-def check_name(name: object, field: str) -> None:
+def check_name(name: object, field: str, *, reserved: bool = False) -> None:
     """Refuse what cannot be the system or the kind of an event.
 
     Args:
       name: The value to check.
       field: What to call it in the message.
+      reserved: Whether it may begin with `$`, as names that the bus itself sends do.
 
     Raises:
       TypeError: If it is not a `str`.
       InvalidEventError: If it is empty or too long, has an empty segment or too many segments,
-        contains one of `* ( ) |`, or begins with `$`.
+        contains one of `* ( ) |`, or begins with `$` and is not `reserved`.
     """
     if not isinstance(name, str):
         raise TypeError(f"{field} must be a str, not {_shown(name)}")
@@ -165,39 +166,7 @@ class Pattern(metaclass=NoPublicConstructor):
         Exact, over names of any number of segments from one up. Takes a number of steps
         proportional to the product of the two numbers of segments.
         """
-        return self._common_name(other) is not None
-
-    def _common_name(self, other: Pattern) -> str | None:
-        """A name that both patterns match, or None if there is none."""
-        # A node is a state of each pattern, and whether the name has begun.
-        start, goal = (0, 0, False), (len(self.segments), len(other.segments), True)
-        names: dict[tuple[int, int, bool], tuple[str, ...]] = {start: ()}  # that lead to a node
-        todo = [start]
-        while todo and goal not in names:
-            i, j, begun = node = todo.pop()
-            ours = self.segments[i] if i < goal[0] else None
-            theirs = other.segments[j] if j < goal[1] else None
-            following = []
-            if ours == MANY:
-                following.append(((i + 1, j, begun), names[node]))
-            if theirs == MANY:
-                following.append(((i, j + 1, begun), names[node]))
-            if ours is not None and theirs is not None:
-                after = (i if ours == MANY else i + 1, j if theirs == MANY else j + 1, True)
-                for symbol in _common_symbols(ours, theirs):
-                    if begun or (self._may_begin(symbol) and other._may_begin(symbol)):
-                        following.append((after, (*names[node], symbol)))
-                        break
-            for after, name in following:
-                if after not in names:
-                    names[after] = name
-                    todo.append(after)
-        if goal not in names:
-            return None
-        fresh = "x"
-        while fresh in self._literals or fresh in other._literals:
-            fresh += "x"
-        return ".".join(symbol or fresh for symbol in names[goal])
+        return common_name(self, other) is not None
 
     def _closed(self, states: int) -> int:
         # A `**` may match nothing at all. One round is enough: no two stand side by side.
@@ -230,6 +199,38 @@ class Pattern(metaclass=NoPublicConstructor):
         return hash(self._text)
 
 
+def common_name(one: Pattern, other: Pattern) -> str | None:
+    """A name that both patterns match, or None if there is none.
+
+    A short one where that costs nothing; it may have more segments than an event's can.
+    """
+    # A node is a state of each pattern, and whether the name has begun.
+    start, goal = (0, 0, False), (len(one.segments), len(other.segments), True)
+    names: dict[tuple[int, int, bool], tuple[str, ...]] = {start: ()}  # that lead to a node
+    todo = [start]
+    while todo and goal not in names:
+        i, j, begun = node = todo.pop()
+        ours = one.segments[i] if i < goal[0] else None
+        theirs = other.segments[j] if j < goal[1] else None
+        following = []
+        if ours is not None and theirs is not None:
+            after = (i if ours == MANY else i + 1, j if theirs == MANY else j + 1, True)
+            for symbol in _common_symbols(ours, theirs):
+                if begun or (one._may_begin(symbol) and other._may_begin(symbol)):
+                    following.append((after, (*names[node], symbol)))
+                    break
+        # These come last, to be tried first: they add nothing to the name.
+        if ours == MANY:
+            following.append(((i + 1, j, begun), names[node]))
+        if theirs == MANY:
+            following.append(((i, j + 1, begun), names[node]))
+        for after, name in following:
+            if after not in names:
+                names[after] = name
+                todo.append(after)
+    return _spelt(names[goal], [one, other]) if goal in names else None
+
+
 def cover_together(
     patterns: Sequence[Pattern], other: Pattern, *, max_steps: float = math.inf
 ) -> bool:
@@ -237,26 +238,44 @@ def cover_together(
 
     Exact, unless it takes more steps than allowed: then the answer is False.
     """
+    return uncovered_name(patterns, other, max_steps=max_steps) is None
+
+
+_Trail: TypeAlias = "tuple[str, _Trail] | None"
+"""The segments of a name from the last one back, so that all names share their beginnings."""
+
+
+def uncovered_name(
+    patterns: Sequence[Pattern], other: Pattern, *, max_steps: float = math.inf
+) -> str | None:
+    """A name that the other pattern matches and none of the patterns does.
+
+    Returns:
+      The name, a short one where that costs nothing; it may have more segments than an event's
+      can. None if there is no such name. The empty text, which is no name, if it takes more
+      steps than allowed to find out.
+    """
     # Look for a name of `other` that is in none of the patterns, following `other` along one path
     # at a time (its state is a number) and the patterns along all paths at once (each has a set of
     # states). Where `other` has a wildcard it is enough to try FRESH: a segment that somebody
     # knows as a literal could only help the patterns.
-    todo = [(0, tuple(pattern._closed(1) for pattern in patterns), False)]
-    seen = set(todo)
+    start = (0, tuple(pattern._closed(1) for pattern in patterns), False)
+    names: dict[tuple[int, tuple[int, ...], bool], _Trail] = {start: None}  # that lead to a node
+    todo = [start]
     while todo:
-        if len(seen) > max_steps:
-            return False
-        state, sets, begun = todo.pop()
+        if len(names) > max_steps:
+            return ""
+        state, sets, begun = node = todo.pop()
         if state == len(other.segments):
             if begun and not any(
                 p._accepts(states) for p, states in zip(patterns, sets, strict=True)
             ):
-                return False
+                return _spelt(_symbols(names[node]), [*patterns, other])
             continue
         segment = other.segments[state]
-        following = [(state + 1, sets, begun)] if segment == MANY else []
         after = state if segment == MANY else state + 1
-        for symbol in (FRESH,) if segment in _WILDCARDS else _alternatives(segment):
+        following: list[tuple[tuple[int, tuple[int, ...], bool], _Trail]] = []
+        for symbol in (FRESH,) if segment in _WILDCARDS else sorted(_alternatives(segment)):
             if begun:
                 next_sets = tuple(
                     p._next(states, symbol) for p, states in zip(patterns, sets, strict=True)
@@ -265,10 +284,31 @@ def cover_together(
                 next_sets = tuple(p._first(symbol) for p in patterns)
             else:
                 continue
-            following.append((after, next_sets, True))
-        todo += [node for node in following if node not in seen]
-        seen.update(following)
-    return True
+            following.append(((after, next_sets, True), (symbol, names[node])))
+        if segment == MANY:  # last, to be tried first: it adds nothing to the name
+            following.append(((state + 1, sets, begun), names[node]))
+        for after_node, trail in following:
+            if after_node not in names:
+                names[after_node] = trail
+                todo.append(after_node)
+    return None
+
+
+def _symbols(trail: _Trail) -> list[str]:
+    symbols = []
+    while trail is not None:
+        symbol, trail = trail
+        symbols.append(symbol)
+    return symbols[::-1]
+
+
+def _spelt(symbols: Iterable[str], patterns: Iterable[Pattern]) -> str:
+    """The name of these segments, FRESH being one that none of the patterns mentions."""
+    literals = set[str]().union(*(pattern._literals for pattern in patterns))
+    fresh = "x"
+    while fresh in literals:
+        fresh += "x"
+    return ".".join(symbol or fresh for symbol in symbols)
 
 
 def _alternatives(segment: Segment) -> Iterable[str]:
@@ -340,11 +380,11 @@ def _parse_group(text: str, start: int) -> tuple[Segment, int]:
     begin = start + 1
     for position in range(begin, len(text)):
         character = text[position]
+        if len(alternatives) == MAX_ALTERNATIVES:
+            _refuse(text, begin, f"a segment has at most {MAX_ALTERNATIVES} alternatives")
         if character in "|)":
             if position == begin:
                 _refuse(text, position, "an alternative must not be empty")
-            if len(alternatives) == MAX_ALTERNATIVES:
-                _refuse(text, begin, f"a segment has at most {MAX_ALTERNATIVES} alternatives")
             alternatives.append(text[begin:position])
             begin = position + 1
             if character == ")":
