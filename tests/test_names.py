@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_events import ErrorKind, EventBusError, InvalidEventError, Pattern
+from trio_events import ErrorKind, EventBusError, InvalidEventError, Pattern, testing
 from trio_events._pattern import check_name
 
 from . import reference, strategies
@@ -148,13 +148,13 @@ def test_an_instance_of_a_subclass_of_str_is_a_str() -> None:
 
 
 @examples(50)
-@given(strategies.names())
+@given(testing.names())
 def test_every_name_made_by_the_rules_is_accepted(name: str) -> None:
     check_name(name, "system")
 
 
 @examples(200)
-@given(st.one_of(strategies.nasty_text, strategies.names(max_segments=20, reserved=True)))
+@given(st.one_of(strategies.nasty_text, testing.names(max_segments=20, reserved=True)))
 @example("a" * 512 + ".")
 @example("$" * 600)
 def test_check_name_accepts_exactly_what_can_be_sent(name: str) -> None:
@@ -165,7 +165,7 @@ def test_check_name_accepts_exactly_what_can_be_sent(name: str) -> None:
 
 
 @examples(40)
-@given(strategies.names())
+@given(testing.names())
 def test_a_name_that_can_be_sent_is_matched_by_the_wildcards(name: str) -> None:
     assert Pattern.parse("**").matches(name)
     assert Pattern.parse(".".join("*" * (name.count(".") + 1))).matches(name)

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from trio_events import ErrorKind, EventBusError, InvalidPatternError, Pattern
+from trio_events import ErrorKind, EventBusError, InvalidPatternError, Pattern, testing
+from trio_events._pattern import common_name, uncovered_name
 
 from . import reference, strategies
 from .steps import count_lines
@@ -302,13 +303,13 @@ def test_matches_is_what_the_oracle_says(text: str, name: str) -> None:
 
 
 @examples(60)
-@given(strategies.patterns(), strategies.names(reserved=True))
+@given(testing.patterns(), testing.names(reserved=True))
 def test_matches_is_what_the_oracle_says_for_any_text(text: str, name: str) -> None:
     assert parse(text).matches(name) is reference.matches(text, name)
 
 
 @examples(100)
-@given(strategies.matching_pairs())
+@given(testing.matching_pairs())
 def test_a_name_made_from_a_pattern_matches_it(pair: tuple[str, str]) -> None:
     text, name = pair
     assert reference.matches(text, name), "the strategy is wrong"
@@ -316,7 +317,7 @@ def test_a_name_made_from_a_pattern_matches_it(pair: tuple[str, str]) -> None:
 
 
 @examples(50)
-@given(strategies.names(reserved=True), strategies.names(reserved=True))
+@given(testing.names(reserved=True), testing.names(reserved=True))
 @example("a", "a\n")
 def test_a_name_is_a_pattern_that_matches_only_itself(name: str, other: str) -> None:
     pattern = parse(name)
@@ -435,6 +436,11 @@ REFUSED = [
     ("(" + "|".join(f"{n:02}" for n in range(65)) + ")", 193),
     ("x.(" + "|".join(f"{n:02}" for n in range(99)) + ").y", 195),
     ("(" + "|".join("a" * 65) + ")", 129),  # alternatives are counted as written
+    ("(" + "a|" * 64 + "bc*)", 129),  # what is wrong inside the 65th is further right
+    ("(" + "a|" * 64 + "bc.d)", 129),
+    ("(" + "b|" * 64 + "*)", 129),
+    ("(" + "b|" * 64 + ")", 129),
+    ("(" + "c|" * 63 + "*|c)", 127),
 ]
 
 
@@ -556,7 +562,7 @@ def test_every_short_text_is_accepted_or_refused_as_the_oracle_says() -> None:
 
 
 @examples(60)
-@given(strategies.patterns())
+@given(testing.patterns())
 def test_every_pattern_made_by_the_rules_is_accepted(text: str) -> None:
     assert reference.is_pattern(text), "the strategy is wrong"
     Pattern.parse(text)
@@ -636,7 +642,7 @@ def test_repr_can_be_read_back() -> None:
 
 
 @examples(100)
-@given(strategies.patterns())
+@given(testing.patterns())
 def test_the_canonical_form_parses_back_to_an_equal_pattern(text: str) -> None:
     pattern = parse(text)
     assert str(pattern) == reference.canonical(text)
@@ -940,7 +946,7 @@ def test_covers_is_transitive(texts: tuple[str, str, str]) -> None:
 
 
 @examples(60)
-@given(strategies.patterns())
+@given(testing.patterns())
 def test_every_pattern_covers_and_overlaps_itself_and_its_canonical_form(text: str) -> None:
     pattern = parse(text)
     canonical = parse(str(pattern))
@@ -970,13 +976,41 @@ def test_covers_and_overlaps_keep_their_promises(pair: tuple[str, str], names: l
 
 
 @examples(50)
-@given(strategies.matching_pairs())
+@given(testing.matching_pairs())
 def test_a_pattern_covers_and_overlaps_each_of_its_names(pair: tuple[str, str]) -> None:
     text, name = pair
     assert parse(text).covers(parse(name))
     assert parse(text).overlaps(parse(name))
     assert parse(name).overlaps(parse(text))
     assert parse(name).covers(parse(text)) is (str(parse(text)) == name)
+
+
+def test_a_common_name_uses_a_segment_that_neither_pattern_mentions() -> None:
+    assert common_name(parse("*.x"), parse("*.(x|xx)")) == "xxx.x"
+    assert common_name(parse("**"), parse("*")) == "x"
+
+
+@examples(100)
+@given(strategies.related_pairs(max_segments=4))
+def test_a_common_name_is_matched_by_both_patterns(pair: tuple[str, str]) -> None:
+    one, other = pair
+    name = common_name(parse(one), parse(other))
+    if name is None:
+        assert not reference.overlaps(one, other)
+    else:
+        assert reference.matches(one, name)
+        assert reference.matches(other, name)
+
+
+@examples(100)
+@given(strategies.related_pairs(max_segments=4))
+def test_an_uncovered_name_is_matched_by_the_covered_pattern_only(pair: tuple[str, str]) -> None:
+    one, other = pair
+    name = uncovered_name([parse(one)], parse(other))
+    assert parse(one).covers(parse(other)) is (name is None)
+    if name is not None:
+        assert reference.matches(other, name)
+        assert not reference.matches(one, name)
 
 
 # ------------------------------------------------------------------------------ never exponential

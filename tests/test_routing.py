@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from trio_events import Pattern
+from trio_events import Pattern, testing
 from trio_events._routing import RoutingTable
 
 from . import reference, strategies
@@ -332,8 +332,8 @@ _entries = st.tuples(
     strategies.small_patterns(max_segments=4),
     st.none() | strategies.small_patterns(max_segments=3),
 )
-_wide_patterns = strategies.patterns(max_segments=5)
-_wide_names = strategies.names(max_segments=5, reserved=True)
+_wide_patterns = testing.patterns(max_segments=5)
+_wide_names = testing.names(max_segments=5, reserved=True)
 _systems = st.sampled_from(SYSTEMS) | strategies.small_names()
 _kinds = st.sampled_from(KINDS) | strategies.small_names(max_segments=3)
 
@@ -452,7 +452,7 @@ def test_any_table_is_empty_after_everything_is_removed(
 
 
 @examples(60)
-@given(strategies.matching_pairs(), strategies.matching_pairs(), _entries)
+@given(testing.matching_pairs(), testing.matching_pairs(), _entries)
 def test_a_table_finds_what_matches_by_construction(
     system: tuple[str, str], kind: tuple[str, str], other: Entry
 ) -> None:
@@ -594,3 +594,12 @@ def test_routing_the_same_again_does_not_cost_more_with_more_segments() -> None:
     costs = [count_lines(lambda: table.match(name, name), at_most=100_000) for _ in range(3)]
     assert table.match(name, name) == found
     assert costs[-1] <= 20
+
+
+def test_a_new_wildcard_spares_no_route_when_there_are_many_to_look_at() -> None:
+    table = table_of(("a.**", None))
+    for number in range(100):
+        table.match(f"b.{number}", "k")
+    table.add(1, parse("b.*"), None)
+    for number in range(100):
+        assert table.match(f"b.{number}", "k") == (1,)
