@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick bench-routing format clean
+.PHONY: help demo test lint quick bench-routing mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -28,12 +28,17 @@ quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k 
 bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
 	$(BIN)/python benchmarks/routing.py
 
+mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an hour)
+	$(PIP) install --group mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
 format: $(VENV)/dev  ## Let ruff format, and repair what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove all that these commands made
-	rm -rf $(VENV) build .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -r {} +
 
 # Each of these files marks a step that is done; pyproject.toml says what goes into it.
