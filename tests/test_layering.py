@@ -19,7 +19,7 @@ LAYERS = [
     {"_bus"},
     {"_ambient"},
     {"__init__"},
-    {"testing"},
+    {"testing", "__main__"},
 ]
 PURE = {"_no_public_constructor", "_event", "_pattern", "_routing", "_policy"}
 

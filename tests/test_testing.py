@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import find, given
+from hypothesis import example, find, given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -236,6 +236,7 @@ def test_names_can_be_sent(name: str) -> None:
 
 @examples(300)
 @given(testing.names(reserved=True))
+@example("$")
 def test_reserved_names_are_names_but_for_the_dollar(name: str) -> None:
     check_name(name, "system", reserved=True)
 

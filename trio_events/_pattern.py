@@ -61,7 +61,7 @@ def check_name(name: object, field: str, *, reserved: bool = False) -> None:
         rule = "must not be empty"
     elif len(name) > MAX_CHARACTERS:
         rule = f"must have at most {MAX_CHARACTERS} characters, not {len(name)}"
-    elif name.startswith(RESERVED):
+    elif name.startswith(RESERVED) and not reserved:
         rule = f"must not begin with {RESERVED!r}, which is reserved for the bus itself"
     elif not _SPECIAL.isdisjoint(name):
         rule = "must be a name, without any of the pattern characters * ( ) |"

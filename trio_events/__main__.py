@@ -1,0 +1,110 @@
+"""Ask about patterns from a shell: `python -m trio_events match 'orders.*' orders.eu`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import unicodedata
+from collections.abc import Sequence
+
+from ._errors import InvalidEventError, InvalidPatternError
+from ._pattern import Pattern, check_name, common_name, uncovered_name
+
+_PROGRAM = "python -m trio_events"
+
+_GRAMMAR = """\
+Names and patterns are segments with dots between them. In a pattern, a segment is:
+  orders    that segment       *     exactly one segment, any
+  (eu|us)   one of those       **    zero or more segments, anywhere
+A name that begins with $ is matched only by a pattern that begins with a literal or with (...).
+At most 16 segments, 512 characters, 64 alternatives. Quote patterns, for the shell's sake.
+
+The exit status is 0 for yes, 1 for no, and 2 if it is no question.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer one question on stdout.
+
+    Args:
+      arguments: The words of the command; None is those of this process.
+
+    Returns:
+      The exit status: 0 is yes, 1 is no, 2 is a bad pattern or a bad name, explained on stderr.
+
+    Raises:
+      SystemExit: If the words make no command (status 2), or ask for help.
+    """
+    words = _parser().parse_args(arguments)
+    try:
+        if words.question == "match":
+            yes, answer = _match(words.pattern, words.name)
+        elif words.question == "covers":
+            yes, answer = _covers(words.a, words.b)
+        else:
+            yes, answer = _overlaps(words.a, words.b)
+    except InvalidPatternError as error:
+        text = str(error.details["pattern"])
+        indent = " " * _width(_shown(text[: error.position]))
+        print(f"{_PROGRAM}: {error}\n  {_shown(text)}\n  {indent}^", file=sys.stderr)
+        return 2
+    except InvalidEventError as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    # A terminal or a file may not take every character of a witness.
+    encoding = sys.stdout.encoding
+    print(_shown(answer).encode(encoding, "backslashreplace").decode(encoding))
+    return 0 if yes else 1
+
+
+def _match(pattern: str, name: str) -> tuple[bool, str]:
+    parsed = Pattern.parse(pattern)
+    check_name(name, "the name", reserved=True)
+    yes = parsed.matches(name)
+    return yes, "matches" if yes else "does not match"
+
+
+def _covers(a: str, b: str) -> tuple[bool, str]:
+    witness = uncovered_name([Pattern.parse(a)], Pattern.parse(b))
+    return witness is None, "covers" if witness is None else f"does not cover: {witness}"
+
+
+def _overlaps(a: str, b: str) -> tuple[bool, str]:
+    witness = common_name(Pattern.parse(a), Pattern.parse(b))
+    return witness is not None, "does not overlap" if witness is None else f"overlaps: {witness}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description="Answer a question about patterns.",
+        epilog=_GRAMMAR,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
+    match = questions.add_parser("match", help="does PATTERN match NAME?")
+    match.add_argument("pattern", metavar="PATTERN")
+    match.add_argument("name", metavar="NAME", help="may begin with $")
+    for question, explained in [
+        ("covers", "does A match every name that B matches? If not, say one that it misses"),
+        ("overlaps", "is there a name that both A and B match? If so, say one"),
+    ]:
+        asked = questions.add_parser(question, help=explained, description=explained)
+        asked.add_argument("a", metavar="A")
+        asked.add_argument("b", metavar="B")
+    return parser
+
+
+def _shown(text: str) -> str:
+    """The text in one line, with escapes for what does not show."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+if __name__ == "__main__":  # pragma: no cover  # the tests run it in a process of its own
+    sys.exit(main())
