@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -204,3 +207,12 @@ def ask(*words: str) -> tuple[bool, str]:
         return status == 0, sys.stdout.read().strip().rpartition(" ")[2]
     finally:
         sys.stdout = stdout
+
+
+def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    shown_there = re.findall(r"^\$ python -m trio_events (.*)\n(.*)$", text, re.MULTILINE)
+    assert len(shown_there) == 3
+    for words, answer in shown_there:
+        main(shlex.split(words))
+        assert capsys.readouterr().out == f"{answer}\n"
