@@ -40,6 +40,7 @@ async def test_a_sender_that_is_the_only_reader_is_refused(autojump_clock: MockC
         assert not caught.value.retryable
         assert caught.value.details == {"system": "a.**", "kind": "k"}
         assert __file__ in str(caught.value)
+        assert str(caught.value).endswith(" is full, and its only reader is the sender itself")
         assert bus.statistics().accepted == accepted
         # And it's persistent, until the sender reads.
         with pytest.raises(DeadlockError):
@@ -98,8 +99,9 @@ async def test_a_deadline_of_the_sender_does_not_help(autojump_clock: MockClock)
         subscription = await bus.subscribe("a", max_buffer_size=1)
         await read_one(bus, subscription, "a")
         await fill(bus, "a")
-        with trio.fail_after(3), pytest.raises(DeadlockError):
+        with trio.fail_after(3), pytest.raises(DeadlockError) as caught:
             await bus.send("a", "k", "/x")
+        assert caught.value.details == {"system": "a", "kind": None}
 
 
 async def test_a_chain_of_senders_and_readers_is_refused(autojump_clock: MockClock) -> None:

@@ -516,3 +516,22 @@ async def test_the_repr_of_a_subscription_shows_what_is_held(autojump_clock: Moc
         await wait_all_tasks_blocked()
         assert "3 held" in repr(subscription)
         assert "1/1" in repr(subscription)
+
+
+async def test_the_repr_of_a_subscription_reads_like_this(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        plain = await bus.subscribe("orders.**")
+        lossy = await bus.subscribe(
+            "orders.**", "order.*", max_buffer_size=2, overflow=Overflow.DROP_OLDEST
+        )
+        blocking = await bus.subscribe("orders.eu", max_buffer_size=2)
+        assert repr(plain) == "<Subscription 'orders.**' 0/256 buffered>"
+        for _ in range(3):
+            bus.send_nowait("orders.eu", "order.created", "/x")
+        await wait_all_tasks_blocked()
+        assert repr(lossy) == "<Subscription 'orders.**' kind='order.*' 2/2 buffered, 1 dropped>"
+        assert repr(blocking) == "<Subscription 'orders.eu' 2/2 buffered, 1 held>"
+        lossy.close()
+        assert repr(lossy.channel()) == (
+            "<EventChannel of 'orders.**' kind='order.*' 2/2 buffered, 1 dropped, closed>"
+        )

@@ -1,5 +1,6 @@
 """One total order, also where events take different ways. Examples kept from bugs."""
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -76,3 +77,57 @@ async def test_the_inbox_lets_in_no_more_than_fit_beside_those_let_in_by_a_subsc
             assert received == ["/1", "/2", "/3"]
             await wait_all_tasks_blocked()
             assert everything.statistics().matched == 7
+
+
+async def test_a_sender_that_meets_another_obstacle_keeps_its_place_in_the_order() -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        one = (await bus.subscribe("(one|both)", max_buffer_size=1)).channel()
+        two = (await bus.subscribe("(two|both)", max_buffer_size=1)).channel()
+        await bus.send("one", "k", "/fills one")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(bus.send, "both", "k", "/came first")  # waits for one
+        await wait_all_tasks_blocked()
+        await bus.send("two", "k", "/fills two")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(bus.send, "two", "k", "/came second")  # waits for two
+        await wait_all_tasks_blocked()
+        one.receive_nowait()  # so the first one waits for two now, too
+        received = []
+        for _ in range(3):
+            received.append(two.receive_nowait().path)
+            await wait_all_tasks_blocked()
+        assert received == ["/fills two", "/came first", "/came second"]
+
+
+async def test_each_event_that_is_taken_lets_one_sender_in() -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=4)
+        for number in range(4):
+            await bus.send("a", "k", f"/{number}")
+        await wait_all_tasks_blocked()
+        for number in range(4, 10):
+            nursery.start_soon(bus.send, "a", "k", f"/{number}")
+            await wait_all_tasks_blocked()
+        waiting = []
+        for _ in range(3):
+            subscription.channel().receive_nowait()
+            waiting.append(subscription.statistics().tasks_waiting_send)
+        assert waiting == [5, 4, 3]
+        with pytest.raises(trio.WouldBlock):  # there is room, but for those who wait
+            bus.send_nowait("a", "k", "/newcomer")
+        subscription.close()
+
+
+async def test_a_batch_may_be_what_receive_left_and_the_channel_be_closed_after_it() -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        channel = subscription.channel()
+        for number in range(3):
+            bus.send_nowait("a", "k", f"/{number}")
+        await wait_all_tasks_blocked()
+        assert channel.receive_nowait().path == "/0"
+        async for batch in channel.batches():
+            assert [event.path for event in batch] == ["/1", "/2"]
+            break
+        channel.close()
+        assert subscription.statistics().delivered == 3
