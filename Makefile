@@ -1,11 +1,12 @@
 # The commands of trio_events. They need make and a Python >= 3.11, nothing else.
 
 PYTHON = python3
+SECONDS = 20
 VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick bench-routing mutants format clean
+.PHONY: help demo test lint quick soak bench-routing mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -13,7 +14,7 @@ help:  ## List the commands
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(DIR)
 
-test: lint  ## Everything CI runs: lint, then the tests of the built wheel on every Python here
+test: lint soak  ## Everything CI runs: lint, soak, then the tests of the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py
 
 lint: $(VENV)/dev  ## Check format, style, types, and the rules about trio
@@ -24,6 +25,9 @@ lint: $(VENV)/dev  ## Check format, style, types, and the rules about trio
 
 quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k name']
 	$(BIN)/pytest $(ARGS)
+
+soak: $(VENV)/dev  ## Let random tasks loose on a bus, and see that nothing is left: make soak [SECONDS=20]
+	$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
 bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
 	$(BIN)/python benchmarks/routing.py
