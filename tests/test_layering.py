@@ -10,7 +10,7 @@ import trio_events
 PACKAGE = Path(trio_events.__file__).parent
 
 LAYERS = [
-    {"_no_public_constructor", "_event", "_waiting"},
+    {"_no_public_constructor", "_event", "_pace", "_waiting"},
     {"_errors"},
     {"_pattern"},
     {"_routing", "_policy", "_overflow"},

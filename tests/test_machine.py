@@ -25,6 +25,7 @@ from trio_events import (
 )
 from trio_events._actor import SubscriptionActor
 from trio_events._overflow import Buffer
+from trio_events._pace import Pace
 from trio_events._router import Router
 
 INBOX_SIZE = 5
@@ -63,6 +64,14 @@ class Model:
         while self.held and len(self.buffer) < self.size:
             self.buffer.append(self.held.pop(0))
 
+    def prepare_to_be_read(self) -> None:
+        if not self.buffer:
+            self.hand_over()  # a reader does not wait for the actor's turn
+
+    def settle(self) -> None:
+        if self.in_force and not self.full:
+            self.hand_over()  # nothing is held while there is room
+
     def put(self, event: Event) -> None:
         self.hand_over()  # what was there first
         self.books["matched"] += 1
@@ -99,7 +108,7 @@ class Core(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = Router(INBOX_SIZE)
+        self.router = Router(INBOX_SIZE, Pace(1))
         self.pairs: list[Pair] = []
         # The inbox of the model: events with those that they go to, and ends of subscriptions.
         self.inbox: list[tuple[Event, list[Model]] | Model] = []
@@ -120,6 +129,7 @@ class Core(RuleBasedStateMachine):
             None if kind is None else Pattern.parse(kind),
             "test",
             Buffer(size, overflow),
+            self.router.pace,
             self.router,
         )
         self.router.open(actor)
@@ -143,8 +153,8 @@ class Core(RuleBasedStateMachine):
         matching = [model for _, model in self.pairs if model.in_force and model.wants(event)]
         must_wait = self.messages >= INBOX_SIZE or any(model.full for model in matching)
         assert (self.router.obstacle(event) is not None) == must_wait
+        assert (self.router.offer(event) is not None) == must_wait
         if not must_wait:
-            self.router.accept(event)
             self.accepted += 1
             self.messages += 1
             self.inbox.append((event, matching))
@@ -187,9 +197,11 @@ class Core(RuleBasedStateMachine):
     def receive_nowait(self, pair: Pair, count: int) -> None:
         actor, model = pair
         for _ in range(count):
+            model.prepare_to_be_read()
             if model.buffer:
                 assert actor.take() == model.buffer.pop(0)
                 model.books["delivered"] += 1
+                model.settle()
             else:
                 with pytest.raises(self.reason_for_nothing(model)):
                     actor.take()
@@ -197,11 +209,13 @@ class Core(RuleBasedStateMachine):
     @rule(pair=subscriptions, max_size=st.none() | st.integers(1, 5))
     def take_a_batch(self, pair: Pair, max_size: int | None) -> None:
         actor, model = pair
+        model.prepare_to_be_read()
         if model.buffer:
             expected = model.buffer[:max_size]
             assert actor.take_list(max_size) == expected
             del model.buffer[:max_size]
             model.books["delivered"] += len(expected)
+            model.settle()
         else:
             with pytest.raises(self.reason_for_nothing(model)):
                 actor.take_list(max_size)

@@ -7,7 +7,6 @@ import logging
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Protocol, TypeAlias, final
 
 import attrs
@@ -16,11 +15,9 @@ import trio
 from ._errors import SubscriptionOverflowError
 from ._event import Event
 from ._overflow import Buffer, Overflow
+from ._pace import Pace
 from ._pattern import Pattern
 from ._waiting import Waiter, first
-
-Pace: TypeAlias = Iterator[Callable[[], Awaitable[None]]]
-"""For each operation the checkpoint that it begins with. All operations on a bus share one."""
 
 log: Final = logging.getLogger("trio_events")
 
@@ -81,6 +78,7 @@ class SubscriptionActor:
     """The file and line that subscribed."""
 
     buffer: Buffer
+    pace: Pace
     _gate: Gate
     closed: bool = attrs.field(default=False, init=False)
     readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
@@ -88,13 +86,15 @@ class SubscriptionActor:
     coming: int = attrs.field(default=0, init=False)
     """Events that were let in for the room that there was, and are still to be delivered."""
 
-    # Whether taking an event has consequences for others than the reader: senders have to wait
-    # for us, events are held, or events are being dropped.
-    _pressed: bool = attrs.field(default=False, init=False)
+    pressed: bool = attrs.field(default=False, init=False)
+    """Whether taking an event has consequences for others than the reader: senders have to wait
+    for us, events are held, or events are being dropped."""
+
     # How many events had been dropped when the present episode of loss began.
     _dropped_before: int | None = attrs.field(default=None, init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _asleep: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+    _roused: bool = attrs.field(default=False, init=False)
     # When to look whether senders have been waiting for longer than `_patience`.
     _next_look: float = attrs.field(default=math.inf, init=False)
     _patience: float = attrs.field(default=_FIRST_STALL_WARNING, init=False)
@@ -109,6 +109,7 @@ class SubscriptionActor:
         try:
             with self._scope:
                 while True:
+                    self._roused = False
                     self.hand_over()
                     await self._sleep()
         finally:
@@ -116,10 +117,9 @@ class SubscriptionActor:
                 self._gate.close()
 
     def hand_over(self) -> None:
-        """Give held events to readers that wait, and put as many as fit into the buffer."""
-        self.buffer.held = self._serve(self.buffer.held)
-        self.buffer.fit_held()
-        self._after_change()
+        """Put as many of the held events as fit into the buffer."""
+        if self.buffer.held:
+            self.buffer.fit_held()
 
     async def _sleep(self) -> None:
         """Wait until there is something to hand over, or to look after."""
@@ -155,20 +155,21 @@ class SubscriptionActor:
     def deliver(self, events: list[Event]) -> None:
         """Take in events that match, in order. The list is ours from now on."""
         self.coming = 0
-        if self.buffer.held:
-            self.hand_over()  # the task may not have had its turn yet, and these come first
-        self.buffer.matched += len(events)
-        events = self._serve(events)
+        buffer = self.buffer
+        self.hand_over()  # the task may not have had its turn yet, and these come first
+        buffer.matched += len(events)
+        if self.readers:
+            events = self._serve(events)
         if events:
-            dropped = self.buffer.dropped
-            self.buffer.put(events)
-            if self.buffer.dropped > dropped:
+            dropped = buffer.dropped
+            buffer.put(events)
+            if buffer.dropped > dropped:
                 self._lose(dropped)
-        self._after_change()
+        if self.pressed or buffer.room <= 0:
+            self._after_change()
 
     def finish(self) -> None:
         """Nothing more will be delivered: what is here stays readable, then the channel ends."""
-        self.buffer.held = self._serve(self.buffer.held)
         self.buffer.end()
         self._end_loss()
         self._dismiss_readers()
@@ -212,21 +213,25 @@ class SubscriptionActor:
           SubscriptionOverflowError: The same, and an overflow is the reason.
           trio.ClosedResourceError: After `discard`.
         """
+        if self.pressed and not self.buffer.buffered:
+            self.hand_over()  # rather than wait for the task, for a quarter of the throughput
         try:
             event = self.buffer.take()
         except trio.EndOfChannel:
             raise self._end() from None
-        if self._pressed:
+        if self.pressed:
             self._after_change()
         return event
 
     def take_list(self, max_size: int | None) -> list[Event]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
+        if self.pressed and not self.buffer.buffered:
+            self.hand_over()
         try:
             events = self.buffer.take_list(max_size)
         except trio.EndOfChannel:
             raise self._end() from None
-        if self._pressed:
+        if self.pressed:
             self._after_change()
         return events
 
@@ -246,7 +251,10 @@ class SubscriptionActor:
 
         A checkpoint, always. Cancel-safe: if cancelled, no event was taken.
         """
-        return await Reader(max_size).wait(self.readers)
+        reader: Reader = Waiter(max_size)
+        events = await reader.wait(self.readers)
+        self.pace.restart()
+        return events
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -309,20 +317,22 @@ class SubscriptionActor:
             self._end_loss()
         if self.closed or self.buffer.overflow is not Overflow.BLOCK:
             return
-        if self.buffer.held and self.buffer.buffered < self.buffer.max_buffer_size:
-            self._asleep.unpark()
         if self.buffer.room <= 0:
-            self._pressed = True
+            self.pressed = True
             self._gate.on_full(self)
-        elif self._pressed:
+            if self.buffer.held and not self._roused:
+                self._roused = True
+                self._asleep.unpark()
+        elif self.pressed:
+            self.hand_over()  # all of it: whatever is held, there is room for more
             self._gate.on_room(self)
-            self._pressed = bool(self.senders)
+            self.pressed = bool(self.senders)
 
     def _lose(self, dropped_before: int) -> None:
         """Say so, once an episode; and with `Overflow.CLOSE` that is the end."""
         if self._dropped_before is None:
             self._dropped_before = dropped_before
-            self._pressed = True
+            self.pressed = True
             log.warning(
                 "%s has %d unread events, all that its buffer takes: events are lost (%s)",
                 self.description(),
@@ -337,7 +347,7 @@ class SubscriptionActor:
             lost = self.buffer.dropped - self._dropped_before
             log.info("%s has lost %d events", self.description(), lost)
             self._dropped_before = None
-            self._pressed = False
+            self.pressed = False
 
 
 def _has_exited(task: trio.lowlevel.Task) -> bool:

@@ -52,19 +52,24 @@ class Buffer:
     matched: int = attrs.field(default=0, init=False)
     dropped: int = attrs.field(default=0, init=False)
     discarded: int = attrs.field(default=0, init=False)
-    buffered: int = attrs.field(default=0, init=False)  # in `_front` and in the memory channel
     peak: int = attrs.field(default=0, init=False)  # of `buffered`
     overflowed: bool = attrs.field(default=False, init=False)  # and the policy is CLOSE
     discarding: bool = attrs.field(default=False, init=False)  # the reader wants no more
     held: list[Event] = attrs.field(factory=list, init=False)
-    # The list that is being read, in reverse: the next event is its last.
-    _front: list[Event] = attrs.field(factory=list, init=False)
+    # The list that is being read, in reverse: the next event is its last. Always the same object.
+    front: list[Event] = attrs.field(factory=list, init=False)
+    _stored: int = attrs.field(default=0, init=False)  # events in the memory channel
     _tx: trio.MemorySendChannel[list[Event]] = attrs.field(init=False)
     _rx: trio.MemoryReceiveChannel[list[Event]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         # No list is empty, so the lists are never more than the events; one more for `end`.
         self._tx, self._rx = trio.open_memory_channel(self.max_buffer_size + 1)
+
+    @property
+    def buffered(self) -> int:
+        """How many events are in the buffer, of `max_buffer_size` at most."""
+        return self._stored + len(self.front)
 
     @property
     def queued(self) -> int:
@@ -74,7 +79,7 @@ class Buffer:
     @property
     def room(self) -> int:
         """How many more events fit; below zero by the number of those that are held."""
-        return self.max_buffer_size - self.buffered - len(self.held)
+        return self.max_buffer_size - self._stored - len(self.front) - len(self.held)
 
     @property
     def half_empty(self) -> bool:
@@ -105,24 +110,21 @@ class Buffer:
           trio.EndOfChannel: If there will be none any more.
           trio.ClosedResourceError: After `discard`.
         """
-        if not self._front:
-            self._front = self._rx.receive_nowait()
-            self._front.reverse()
-        self.buffered -= 1
-        return self._front.pop()
+        front = self.front
+        if not front:
+            front += self._receive()
+            front.reverse()
+        return front.pop()
 
     def take_list(self, max_size: int | None) -> list[Event]:
         """The next events, at least one; at most `max_size` if it is not None. Raises as `take`."""
-        events = self._front or self._rx.receive_nowait()
-        if events is self._front:
-            events.reverse()
-            self._front = []
-        while len(events) < self.buffered and (max_size is None or len(events) < max_size):
-            events += self._rx.receive_nowait()
+        events = self.front[::-1] or self._receive()
+        self.front.clear()
+        while self._stored and (max_size is None or len(events) < max_size):
+            events += self._receive()
         if max_size is not None and len(events) > max_size:
-            self._front = events[: max_size - 1 : -1]
+            self.front += events[: max_size - 1 : -1]
             del events[max_size:]
-        self.buffered -= len(events)
         return events
 
     def fit_held(self) -> None:
@@ -143,15 +145,20 @@ class Buffer:
         """Nothing more will be read: what is here, and what comes, is discarded."""
         self.discarding = True
         self.discarded += self.queued
-        self.buffered = 0
+        self._stored = 0
         self.held.clear()
-        self._front.clear()
+        self.front.clear()
         self._rx.close()
 
     def _append(self, events: list[Event]) -> None:
         self._tx.send_nowait(events)
-        self.buffered += len(events)
+        self._stored += len(events)
         self.peak = max(self.peak, self.buffered)
+
+    def _receive(self) -> list[Event]:
+        events = self._rx.receive_nowait()
+        self._stored -= len(events)
+        return events
 
     def _put_what_fits(self, events: list[Event]) -> None:
         room = max(self.room, 0)

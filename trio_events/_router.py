@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from typing import TypeAlias, final
 
 import attrs
@@ -12,8 +12,9 @@ import trio
 from ._actor import Attempt, Sender, SubscriptionActor
 from ._errors import BusClosedError, DeadlockError
 from ._event import Event
+from ._pace import Pace
 from ._routing import RoutingTable
-from ._waiting import first
+from ._waiting import Waiter, first
 
 
 @final
@@ -46,14 +47,15 @@ class Router:
     Everything but `run` and `wait_to_accept` is synchronous: nothing else runs meanwhile.
     """
 
-    def __init__(self, inbox_size: int) -> None:
+    def __init__(self, inbox_size: int, pace: Pace) -> None:
         self.table: RoutingTable[SubscriptionActor] = RoutingTable()
         self.subscriptions: dict[SubscriptionActor, None] = {}  # those that are open
         self.closed = False
-        self.accepted = 0
+        self._routed = 0
         self.unmatched = 0
         self.refused = 0
         self.inbox_size = inbox_size
+        self.pace = pace
         self.inbox: list[Message] = []
         self._tx, self._rx = trio.open_memory_channel[list[Message]](1)
         # Senders wait at their obstacle: here for room in the inbox, or at a full subscription.
@@ -81,40 +83,46 @@ class Router:
         # Whoever gets the list from the channel finds the same in `inbox`, or, if `close` was
         # faster, the empty one that replaced it.
         messages, self.inbox = self.inbox, []
-        lists: defaultdict[SubscriptionActor, list[Event]] = defaultdict(list)
+        # The pending lists of the subscriptions that match something.
+        pending: dict[SubscriptionActor, list[Event]] = {}
         # Neighbours of the same system and kind are looked up and handed out together: for 100
         # subscriptions, lists extended by a run cost little more than lists extended by one.
         run: list[Event] = []
         system = kind = ""
         for message in messages:
-            if isinstance(message, Event):
+            if type(message) is Event:
                 if message.system != system or message.kind != kind:
-                    self._spread(run, lists)
+                    self._spread(run, pending)
                     run = []
                     system, kind = message.system, message.kind
                 run.append(message)
             else:
-                self._spread(run, lists)
+                self._spread(run, pending)
                 run = []
-                self._deliver(lists)
+                self._deliver(pending)
                 self._register(message)
-        self._spread(run, lists)
-        self._deliver(lists)
-        self._let_in(self, self.inbox_size)
+        self._spread(run, pending)
+        self._deliver(pending)
+        if self.senders:
+            self._let_in(self, self.inbox_size)
 
-    def _spread(self, run: list[Event], lists: defaultdict[SubscriptionActor, list[Event]]) -> None:
+    def _spread(self, run: list[Event], pending: dict[SubscriptionActor, list[Event]]) -> None:
         """Add events of one system and kind to the lists of the subscriptions that match."""
         if run:
+            self._routed += len(run)
             route = self.table.match(run[0].system, run[0].kind)
             if not route:
                 self.unmatched += len(run)
             for subscription in route:
-                lists[subscription] += run
+                if subscription in pending:
+                    pending[subscription] += run
+                else:
+                    pending[subscription] = run.copy()
 
-    def _deliver(self, lists: defaultdict[SubscriptionActor, list[Event]]) -> None:
-        for subscription, events in lists.items():
+    def _deliver(self, pending: dict[SubscriptionActor, list[Event]]) -> None:
+        for subscription, events in pending.items():
             subscription.deliver(events)
-        lists.clear()
+        pending.clear()
 
     def _register(self, message: Subscribe | Unsubscribe) -> None:
         subscription = message.subscription
@@ -132,10 +140,16 @@ class Router:
             self._tx.send_nowait(self.inbox)
         self.inbox.append(message)
 
-    def accept(self, event: Event) -> None:
-        """Take in an event that nothing stops."""
-        self.post(event)
-        self.accepted += 1
+    def offer(self, event: Event) -> Obstacle | None:
+        """Take in an event, unless something stops it: then return that."""
+        if self._full or len(self.inbox) >= self.inbox_size:
+            obstacle = self.obstacle(event)
+            if obstacle is not None:
+                return obstacle
+        if not self.inbox:
+            self._tx.send_nowait(self.inbox)
+        self.inbox.append(event)
+        return None
 
     def open(self, subscription: SubscriptionActor) -> None:
         """Take in a subscription: it gets every event that is accepted from now on."""
@@ -184,7 +198,7 @@ class Router:
           DeadlockError: If the wait could never end. The event was not accepted.
         """
         attempt = Attempt(event, trio.current_time(), trio.current_effective_deadline())
-        sender = Sender(attempt, next(self._tickets))
+        sender: Sender = Waiter(attempt, next(self._tickets))
         deadlock = self._deadlock(sender, obstacle)
         if deadlock is not None:
             raise deadlock
@@ -193,8 +207,14 @@ class Router:
             error = await sender.wait(obstacle.senders)
         finally:
             del self._obstacles[sender.task]
+            self.pace.restart()
         if error is not None:
             raise error
+
+    @property
+    def accepted(self) -> int:
+        """How many events have been accepted."""
+        return self._routed + sum(isinstance(message, Event) for message in self.inbox)
 
     def tasks_waiting_send(self) -> int:
         """How many senders wait."""
@@ -227,9 +247,8 @@ class Router:
         let_in = 0
         while obstacle.senders and let_in < room:
             sender = first(obstacle.senders)
-            next_obstacle = self.obstacle(sender.request.event)
+            next_obstacle = self.offer(sender.request.event)
             if next_obstacle is None:
-                self.accept(sender.request.event)
                 sender.wake(None)
                 let_in += 1
             elif next_obstacle is obstacle:

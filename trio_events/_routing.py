@@ -76,7 +76,12 @@ class RoutingTable(Generic[T]):
         self._size = 0
         self._added = 0  # ever: the place of an item in the order
         self._max_remembered = max_remembered
-        self._routes: dict[str, dict[str, tuple[T, ...]]] = {}  # by system, then kind
+        self.routes: dict[str, dict[str, tuple[T, ...]]] = {}
+        """The routes that are remembered, by system, then kind. To be read only.
+
+        Whoever checks names before `match` need not check those of a remembered route.
+        """
+
         self._remembered = 0
 
     def __len__(self) -> int:
@@ -90,7 +95,7 @@ class RoutingTable(Generic[T]):
     @property
     def is_empty(self) -> bool:
         """Whether nothing at all is left: no item, no node, no remembered route."""
-        return not self._size and self._root.is_bare and not self._routes
+        return not self._size and self._root.is_bare and not self.routes
 
     def add(self, item: T, system: Pattern, kind: Pattern | None) -> None:
         """Put in an item that is not there, under two patterns. `kind=None` is every kind."""
@@ -121,12 +126,9 @@ class RoutingTable(Generic[T]):
             self.forget_routes()
 
     def recall(self, system: str, kind: str) -> tuple[T, ...] | None:
-        """The remembered route, or None: what `match` returned before and would again.
-
-        Whoever checks names before `match` need not check those of a remembered route.
-        """
+        """The remembered route, or None: what `match` returned before and would again."""
         try:
-            return self._routes[system][kind]
+            return self.routes[system][kind]
         except (KeyError, TypeError):  # the latter for what cannot be a key
             return None
 
@@ -136,7 +138,7 @@ class RoutingTable(Generic[T]):
         if route is None:
             if self._remembered >= self._max_remembered:
                 self.forget_routes()
-            route = self._routes.setdefault(system, {})[kind] = self._find(system, kind)
+            route = self.routes.setdefault(system, {})[kind] = self._find(system, kind)
             self._remembered += 1
         return route
 
@@ -147,7 +149,7 @@ class RoutingTable(Generic[T]):
 
     def forget_routes(self) -> None:
         """Forget all remembered routes."""
-        self._routes.clear()
+        self.routes.clear()
         self._remembered = 0
 
     def _find(self, system: str, kind: str) -> tuple[T, ...]:
@@ -162,12 +164,12 @@ class RoutingTable(Generic[T]):
         stale: Iterable[str]
         if system.literal is not None:
             stale = (system.literal,)
-        elif len(self._routes) <= _CHECKED_ONE_BY_ONE:
-            stale = [name for name in self._routes if system.matches(name)]
+        elif len(self.routes) <= _CHECKED_ONE_BY_ONE:
+            stale = [name for name in self.routes if system.matches(name)]
         else:
-            stale = list(self._routes)
+            stale = list(self.routes)
         for name in stale:
-            self._remembered -= len(self._routes.pop(name, ()))
+            self._remembered -= len(self.routes.pop(name, ()))
 
 
 def _path(system: Pattern, kind: Pattern | None) -> tuple[Segment, ...]:

@@ -8,10 +8,11 @@ from typing import final
 import attrs
 import trio
 
-from ._actor import Pace, SubscriptionActor
+from ._actor import SubscriptionActor
 from ._event import Event
 from ._no_public_constructor import NoPublicConstructor
 from ._overflow import Overflow, check_count
+from ._pace import Pace
 
 
 @final
@@ -69,7 +70,6 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
     """
 
     _actor: SubscriptionActor
-    _pace: Pace
 
     @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Event:
@@ -84,7 +84,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
           SubscriptionOverflowError: As EndOfChannel, if it was an overflow that ended it.
         """
         self._actor.note_reader()
-        await next(self._pace)()
+        await next(self._actor.pace.steps)()
         while True:
             try:
                 return self._actor.take()
@@ -149,7 +149,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
         )
 
     def __aiter__(self) -> EventIterator:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
-        return EventIterator._create(self._actor, self._pace)
+        return EventIterator._create(self._actor, self._actor.pace)
 
     def __repr__(self) -> str:
         return f"<EventChannel of {self._actor!r}>"
@@ -162,18 +162,23 @@ class EventIterator(metaclass=NoPublicConstructor):
 
     _actor: SubscriptionActor
     _pace: Pace
-    _is_noted: bool = False
+    # The buffer's list that is being read; not before the reader is noted, which is done once a
+    # loop because it would cost a tenth of the delivery of each event.
+    _front: list[Event] | None = None
 
     def __aiter__(self) -> EventIterator:
         return self
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event:
-        # Once a loop: to note the reader of each event would cost a tenth of its delivery.
-        if not self._is_noted:
-            self._is_noted = True
+        await next(self._pace.steps)()
+        front = self._front
+        # What `take` comes to when there is nothing else to do: a fifth less for each event.
+        if front and not self._actor.pressed:
+            return front.pop()
+        if front is None:
             self._actor.note_reader()
-        await next(self._pace)()
+            self._front = self._actor.buffer.front
         while True:
             try:
                 return self._actor.take()

@@ -31,16 +31,17 @@ class Waiter(Generic[Request, Reply]):
     task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
     """The task that made this, and that waits."""
 
-    _queue: OrderedDict[Waiter[Request, Reply], None] = attrs.field(factory=OrderedDict, init=False)
+    _queue: OrderedDict[Waiter[Request, Reply], None] = attrs.field(init=False)
     _reply: Reply = attrs.field(init=False)
 
     async def wait(self, queue: OrderedDict[Waiter[Request, Reply], None]) -> Reply:
-        """Stand in the queue until `wake` is called.
+        """Stand in the queue, at its end, until `wake` is called.
 
         A checkpoint, always. Cancel-safe: if cancelled, the task stands in no queue, and no
         reply was given to it.
         """
-        self.move(queue)
+        self._queue = queue
+        queue[self] = None
 
         def abort(_: object) -> trio.lowlevel.Abort:
             del self._queue[self]
@@ -51,7 +52,7 @@ class Waiter(Generic[Request, Reply]):
 
     def move(self, queue: OrderedDict[Waiter[Request, Reply], None]) -> None:
         """Leave the present queue for another one, at the place that the ticket gives."""
-        self._queue.pop(self, None)
+        del self._queue[self]
         self._queue = queue
         # Nearly always the newcomer belongs to the end, so look for those behind it from there.
         behind = list(itertools.takewhile(lambda w: w.ticket > self.ticket, reversed(queue)))
