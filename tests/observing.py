@@ -26,6 +26,8 @@ def assert_books(
     dropped: int = 0,
     discarded: int = 0,
     tasks_waiting_send: int = 0,
+    handling: int = 0,
+    failures: int = 0,
 ) -> None:
     """The books are exactly these; what matched follows from the law."""
     assert attrs.asdict(subscription.statistics()) == {
@@ -36,6 +38,8 @@ def assert_books(
         "dropped": dropped,
         "discarded": discarded,
         "tasks_waiting_send": tasks_waiting_send,
+        "handling": handling,
+        "failures": failures,
     }
 
 

@@ -254,7 +254,7 @@ async def test_an_overflow_that_is_none_of_the_policies_is_refused(
 async def test_options_are_keyword_only(autojump_clock: MockClock) -> None:
     async with untouched_bus() as bus:
         with pytest.raises(TypeError):
-            await bus.subscribe("a", "k", 3)  # type: ignore[call-arg]  # the point
+            await bus.subscribe("a", "k", 3)  # type: ignore[call-overload]  # the point
     with pytest.raises(TypeError):
         open_event_bus(None)  # type: ignore[call-arg]  # the point
 
@@ -320,4 +320,4 @@ async def test_a_missing_argument_is_a_type_error(autojump_clock: MockClock) -> 
         with pytest.raises(TypeError):
             await bus.send("a", "k")  # type: ignore[call-arg]  # the point
         with pytest.raises(TypeError):
-            await bus.subscribe()  # type: ignore[call-arg]  # the point
+            await bus.subscribe()  # type: ignore[call-overload]  # the point

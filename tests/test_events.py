@@ -25,12 +25,14 @@ from trio_events import (
     EventBus,
     EventBusError,
     EventBusStatistics,
+    EventDataError,
     EventChannel,
     EventChannelStatistics,
     EventIterator,
     InvalidEventError,
     InvalidPatternError,
     NoBusError,
+    NoSubscribersError,
     Overflow,
     Pattern,
     PolicyDeniedError,
@@ -118,6 +120,8 @@ ERRORS: list[tuple[type[EventBusError], type[Exception], ErrorKind, bool]] = [
     (SubscriptionOverflowError, trio.BrokenResourceError, ErrorKind.UNAVAILABLE, True),
     (DeadlockError, Exception, ErrorKind.CONFLICT, False),
     (NoBusError, RuntimeError, ErrorKind.UNAVAILABLE, False),
+    (NoSubscribersError, Exception, ErrorKind.UNAVAILABLE, True),
+    (EventDataError, TypeError, ErrorKind.INVALID, False),
 ]
 
 

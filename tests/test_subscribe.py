@@ -237,6 +237,8 @@ def test_the_numbers_of_a_bus_are_these_unless_told_otherwise() -> None:
         "inbox_size": 256,
         "checkpoint_every": 32,
         "max_subscriptions": 4096,
+        "drain_timeout": 10.0,
+        "on_dead_letter": None,
     }
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 

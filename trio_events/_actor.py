@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias, final
 import attrs
 import trio
 
-from ._errors import SubscriptionOverflowError
+from ._errors import EventDataError, SubscriptionOverflowError
 from ._event import Event
 from ._overflow import Buffer, Overflow
 from ._pace import Pace
@@ -80,9 +80,19 @@ class SubscriptionActor:
     buffer: Buffer
     pace: Pace
     _gate: Gate
+    path: str | Pattern | None = None
+    """The one path that is wanted, or a pattern for it. The router looks at it, not we."""
+
+    _data_type: type | None = None  # what the data must be, if that is to be checked
     closed: bool = attrs.field(default=False, init=False)
     readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
     senders: OrderedDict[Sender, None] = attrs.field(factory=OrderedDict, init=False)
+    handling: int = attrs.field(default=0, init=False)
+    """Handlers that are running."""
+
+    failures: int = attrs.field(default=0, init=False)
+    """Times that a handler has failed."""
+
     coming: int = attrs.field(default=0, init=False)
     """Events that were let in for the room that there was, and are still to be delivered."""
 
@@ -90,6 +100,8 @@ class SubscriptionActor:
     """Whether taking an event has consequences for others than the reader: senders have to wait
     for us, events are held, or events are being dropped."""
 
+    # The first event whose data was not what it must be.
+    _misfit: Event | None = attrs.field(default=None, init=False)
     # How many events had been dropped when the present episode of loss began.
     _dropped_before: int | None = attrs.field(default=None, init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -118,8 +130,7 @@ class SubscriptionActor:
 
     def hand_over(self) -> None:
         """Put as many of the held events as fit into the buffer."""
-        if self.buffer.held:
-            self.buffer.fit_held()
+        self.buffer.fit_held()
 
     async def _sleep(self) -> None:
         """Wait until there is something to hand over, or to look after."""
@@ -152,12 +163,27 @@ class SubscriptionActor:
 
     # For the router
 
+    def matches(self, event: Event) -> bool:
+        """Whether we want the event. The router knows without asking, once it has registered us."""
+        path = self.path
+        return (
+            self.system.matches(event.system)
+            and (self.kind is None or self.kind.matches(event.kind))
+            and (
+                path in (None, event.path)
+                or (isinstance(path, Pattern) and path.matches(event.path))
+            )
+        )
+
     def deliver(self, events: list[Event]) -> None:
         """Take in events that match, in order. The list is ours from now on."""
         self.coming = 0
         buffer = self.buffer
-        self.hand_over()  # the task may not have had its turn yet, and these come first
+        if buffer.held:
+            buffer.fit_held()  # the task may not have had its turn yet, and these come first
         buffer.matched += len(events)
+        if self._data_type is not None:
+            events = self._fitting(events, self._data_type)
         if self.readers:
             events = self._serve(events)
         if events:
@@ -211,6 +237,7 @@ class SubscriptionActor:
           trio.WouldBlock: If there is none at the moment.
           trio.EndOfChannel: If there will be none any more.
           SubscriptionOverflowError: The same, and an overflow is the reason.
+          EventDataError: The same, and an event's data is the reason.
           trio.ClosedResourceError: After `discard`.
         """
         if self.pressed and not self.buffer.buffered:
@@ -236,14 +263,22 @@ class SubscriptionActor:
         return events
 
     def _end(self) -> Exception:
-        if not self.buffer.overflowed:
+        if self._misfit is None and not self.buffer.overflowed:
             return trio.EndOfChannel()
-        return SubscriptionOverflowError(
-            f"{self.description()} ended because its buffer of {self.buffer.max_buffer_size} "
-            "events was full",
-            system=str(self.system),
-            kind=None if self.kind is None else str(self.kind),
-            max_buffer_size=self.buffer.max_buffer_size,
+        patterns = {"system": str(self.system), "kind": self.kind and str(self.kind)}
+        size = self.buffer.max_buffer_size
+        if self._misfit is None:
+            return SubscriptionOverflowError(
+                f"{self.description()} ended because its buffer of {size} events was full",
+                **patterns,
+                max_buffer_size=size,
+            )
+        assert self._data_type is not None
+        return EventDataError(
+            f"{self.description()} ended because of the data of an event: it must be "
+            f"{self._data_type.__qualname__}, not {type(self._misfit.data).__qualname__}",
+            **patterns,
+            event=self._misfit,
         )
 
     async def wait_for_list(self, max_size: int | None) -> list[Event]:
@@ -293,7 +328,8 @@ class SubscriptionActor:
 
     def _patterns(self) -> str:
         kind = "" if self.kind is None else f" kind={str(self.kind)!r}"
-        return f"{str(self.system)!r}{kind}"
+        path = "" if self.path is None else f" path={str(self.path)!r}"
+        return f"{str(self.system)!r}{kind}{path}"
 
     # What follows from a change
 
@@ -341,6 +377,16 @@ class SubscriptionActor:
             )
         if self.buffer.overflowed:
             self.close()
+
+    def _fitting(self, events: list[Event], data_type: type) -> list[Event]:
+        """The events before the first one whose data is of another type. That one ends it all."""
+        for fitting, event in enumerate(events):
+            if self._misfit is not None or not isinstance(event.data, data_type):
+                self._misfit = self._misfit or event
+                self.buffer.dropped += len(events) - fitting
+                self.close()
+                return events[:fitting]
+        return events
 
     def _end_loss(self) -> None:
         if self._dropped_before is not None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from types import FrameType
-from typing import Final, cast, final
+from typing import Any, Final, TypeVar, cast, final, overload
 
 import attrs
 import trio
 
 from ._actor import SubscriptionActor
-from ._errors import BusClosedError, NoBusError, PolicyDeniedError, SubscriptionLimitError
+from ._errors import (
+    BusClosedError,
+    NoBusError,
+    NoSubscribersError,
+    PolicyDeniedError,
+    SubscriptionLimitError,
+)
 from ._event import Event, EventDraft
+from ._handlers import DeadLetterHook, Handler, HandlerActor, HandlerSet, Registration, is_async
 from ._no_public_constructor import NoPublicConstructor
 from ._overflow import Buffer, Overflow, check_count
 from ._pace import Pace
@@ -23,12 +31,23 @@ from ._pattern import Pattern, check_name, check_path
 from ._policy import Action, Policy
 from ._router import Obstacle, Router
 from ._subscription import EventChannel, Subscription
+from ._supervision import OnError, Propagate, check_seconds
+from ._terms import Terms
+from ._waiter import EventWaiter, first_event
+
+DataT = TypeVar("DataT")
 
 ANYBODY: Final = "anybody"
 """The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
 
 _MAX_REMEMBERED: Final = 4096
 """Pairs of actor and system that are remembered as allowed, before all are forgotten."""
+
+_MAX_UNREAD: Final = 256
+"""Events that may come unread to somebody who expects one."""
+
+REPLY_KIND: Final = "**.(accept|accepted|reject|rejected)"
+"""The kinds of a reply, as the original's await service has them."""
 
 log: Final = logging.getLogger("trio_events")
 
@@ -59,6 +78,9 @@ class EventBusStatistics:
     open_subscriptions: int
     """Subscriptions that are open."""
 
+    open_waiters: int
+    """Blocks of `expect`, and calls of `wait_for` and `request`, that are open."""
+
     routes_remembered: int
     """Pairs of system and kind whose route is remembered."""
 
@@ -76,10 +98,12 @@ class EventBus(metaclass=NoPublicConstructor):
     _token: trio.lowlevel.TrioToken
     _pace: Pace
     _max_subscriptions: int
+    _drain_timeout: float
     _policy: Policy | None
+    _on_dead_letter: DeadLetterHook | None
     _actor: str = ANYBODY
     # Systems to which a stable policy lets each actor send. All names of the bus share it.
-    _may_send: dict[str, set[str]] = attrs.field(factory=dict, repr=False)
+    _may_send: dict[str, set[str]] = attrs.field(factory=dict)
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -164,15 +188,42 @@ class EventBus(metaclass=NoPublicConstructor):
             if refused & (refused - 1) == 0:  # the first, second, fourth, eighth ...
                 log.warning("send_soon: %d events refused, the last by %r", refused, error)
 
+    @overload
+    async def subscribe(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | None = None,
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Subscription: ...
+
+    @overload
+    async def subscribe(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | None = None,
+        data: type[DataT],
+        check_data: bool = False,
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Subscription[DataT]: ...
+
     @trio.lowlevel.enable_ki_protection
     async def subscribe(
         self,
         system: str,
         kind: str | None = None,
         *,
+        path: str | None = None,
+        data: type[DataT] | None = None,
+        check_data: bool = False,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
-    ) -> Subscription:
+    ) -> Subscription[DataT]:
         """Subscribe to the events whose system and kind match two patterns.
 
         Every event that is accepted after this returned is received, until the subscription or
@@ -183,12 +234,17 @@ class EventBus(metaclass=NoPublicConstructor):
         Args:
           system: A pattern for the system of events.
           kind: A pattern for the kind of events; None matches every kind.
+          path: The one path that is wanted, or a pattern for it, with `/` between the segments
+            and the same wildcards; None is every path.
+          data: What the data of the events is, for type checkers only.
+          check_data: Whether to check that. An event whose data is no instance of `data` then
+            ends the subscription: what came before stays readable, then `receive` raises
+            `EventDataError`.
           max_buffer_size: How many events may wait to be read before the buffer is full.
           overflow: What happens to an event when the buffer is full.
 
         Raises:
-          TypeError: If a pattern is not a `str`, `max_buffer_size` not an `int` or `overflow`
-            not an `Overflow`.
+          TypeError: If an argument is not of its type, or `data` is no class to be checked.
           ValueError: If `max_buffer_size` is less than 1.
           InvalidPatternError: If a text is not a pattern.
           NoBusError: If the caller is not in the trio run of the bus.
@@ -196,27 +252,232 @@ class EventBus(metaclass=NoPublicConstructor):
           BusClosedError: If the bus was closed, before or meanwhile.
           SubscriptionLimitError: If `max_subscriptions` are open.
         """
-        patterns = Pattern.parse(system), None if kind is None else Pattern.parse(kind)
-        check_count("max_buffer_size", max_buffer_size)
-        if not isinstance(overflow, Overflow):
-            raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
+        terms = Terms.of(system, kind, path, max_buffer_size, overflow)
+        if check_data and not isinstance(data, type):
+            raise TypeError(f"to check the data, it must be given as a class, not {data!r}")
+        await self._arrive("subscribe")
+        return self._subscribe(terms, data if check_data else None)
+
+    @trio.lowlevel.enable_ki_protection
+    async def on(
+        self,
+        handler: Handler,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | None = None,
+        concurrency: int = 1,
+        on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Subscription:
+        """Subscribe, and have an async function called with each event.
+
+        It is called in the subscription's actor, in the context variables of whoever calls this,
+        with one event after the other, in order. When the bus is closed, it is still called with
+        all that was accepted, for as long as `drain_timeout` allows. The bus holds it strongly.
+
+        A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
+
+        Args:
+          handler: The async function.
+          system: As in `subscribe`.
+          kind: As in `subscribe`.
+          path: As in `subscribe`.
+          concurrency: How many calls there may be at once. They begin in the order of events.
+          on_error: What is to be done when the handler raises an `Exception`; see `Propagate`,
+            `Log`, `CloseSubscription` and `Restart`.
+          max_buffer_size: As in `subscribe`.
+          overflow: As in `subscribe`.
+
+        Raises:
+          TypeError: If the handler is not an async function, or an argument not of its type.
+          ValueError: If a number is less than 1.
+          EventBusError: As `subscribe`.
+        """
+        terms = Terms.of(system, kind, path, max_buffer_size, overflow)
+        registration = Registration(handler, terms, concurrency, on_error)
+        await self._arrive("on")
+        return self._start(registration)
+
+    @trio.lowlevel.enable_ki_protection
+    async def include(self, handlers: HandlerSet) -> tuple[Subscription, ...]:
+        """Put the handlers of a set to work, all or none of them, as `on` does for one.
+
+        A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
+
+        Returns:
+          Their subscriptions, in the order in which the handlers were declared.
+
+        Raises:
+          TypeError: If that is no `HandlerSet`.
+          EventBusError: As `subscribe`.
+        """
+        if not isinstance(handlers, HandlerSet):
+            raise TypeError(f"handlers must be a HandlerSet, not {handlers!r}")
+        await self._arrive("include")
+        subscriptions: list[Subscription] = []
+        try:
+            for registration in handlers.registrations:
+                subscriptions.append(self._start(registration))
+        except BaseException:
+            for subscription in subscriptions:
+                subscription.channel().close()
+            raise
+        return tuple(subscriptions)
+
+    @asynccontextmanager
+    async def expect(
+        self, system: str, kind: str | None = None, *, path: str | None = None
+    ) -> AsyncGenerator[EventWaiter]:
+        """Expect events, from before the block is entered until it is left.
+
+        So what the block does cannot be too early: an answer to it is not missed. Each of those
+        who expect an event gets it. This makes no sender wait, and does not count as one of the
+        `max_subscriptions`.
+
+        Entering is a checkpoint, always; leaving is not. Cancel-safe: if cancelled, nothing is
+        expected any more.
+
+        Args:
+          system: As in `subscribe`.
+          kind: As in `subscribe`.
+          path: As in `subscribe`. To expect one path costs the same, however many are expected.
+
+        Raises:
+          TypeError: If an argument is not of its type.
+          EventBusError: As `subscribe`, but for the limit.
+        """
+        terms = Terms.of(system, kind, path, _MAX_UNREAD, Overflow.CLOSE)
+        await self._arrive("expect")
+        waiter = self._expect(terms)
+        try:
+            yield EventWaiter._create(EventChannel._create(waiter))
+        finally:
+            waiter.discard()
+
+    async def wait_for(
+        self, system: str, kind: str | None = None, *, path: str | None = None
+    ) -> Event:
+        """Wait for the next event that matches.
+
+        A checkpoint, always. Cancel-safe: if cancelled, nothing is expected any more. What the
+        event answers to may be faster than this: if so, see `expect` and `request`.
+
+        Args:
+          system: As in `subscribe`.
+          kind: As in `subscribe`.
+          path: As in `subscribe`.
+
+        Raises:
+          BusClosedError: If the bus was closed, before or meanwhile.
+          EventBusError: As `expect`.
+        """
+        async with self.expect(system, kind, path=path) as waiter:
+            return await waiter.event()
+
+    @trio.lowlevel.enable_ki_protection
+    async def request(
+        self,
+        system: str,
+        kind: str,
+        path: str,
+        data: object = None,
+        *,
+        reply_kind: str = REPLY_KIND,
+    ) -> Event:
+        """Send an event, and wait for the reply to it.
+
+        The reply is the first event of the same system and the same path that is accepted after
+        this was called and whose kind matches `reply_kind`. `reply.accepted` tells yes from no.
+
+        A checkpoint, always. Waits as `send` does, then for the reply. Cancel-safe: if cancelled,
+        nobody waits for the reply any more, but the request may have been sent.
+
+        Args:
+          system: As in `send`.
+          kind: As in `send`.
+          path: As in `send`; which request the reply is to. Two requests that wait for the same
+            path at the same time get the same reply.
+          data: As in `send`.
+          reply_kind: A pattern for the kind of replies.
+
+        Raises:
+          NoSubscribersError: If nobody would receive the request. Nothing was sent.
+          TypeError: As `send`.
+          InvalidPatternError: If `reply_kind` is not a pattern.
+          EventBusError: As `send`, and as `subscribe`, but for the limit.
+        """
+        check_name(system, "system")
+        check_name(kind, "kind")
+        check_path(path)
+        replies = Pattern.parse(system), Pattern.parse(reply_kind)
+        await self._arrive("request")
+        if not self._router.is_wanted(Event(system, kind, path)):
+            raise NoSubscribersError(
+                f"nobody has subscribed to {kind!r} of {system!r} with path {path!r}",
+                system=system,
+                kind=kind,
+                path=path,
+            )
+        # The path is taken as it is, also if it looks like a pattern.
+        waiter = self._expect(Terms(*replies, path, _MAX_UNREAD, Overflow.CLOSE))
+        try:
+            await self.send(system, kind, path, data)
+            return await first_event(EventChannel._create(waiter))
+        finally:
+            waiter.discard()
+
+    async def _arrive(self, method: str) -> None:
+        """Make sure that the caller is where it should be, and give others a turn."""
         if not self.is_here():
-            raise NoBusError("subscribe must be called in the trio run of the bus")
+            raise NoBusError(f"{method} must be called in the trio run of the bus")
         await trio.lowlevel.checkpoint()
-        if self._router.closed:
-            raise _closed()
-        self._check_allowed(Action.SUBSCRIBE, str(patterns[0]))
+        self._pace.restart()
+
+    def _subscribe(self, terms: Terms, data_type: type | None = None) -> Subscription[Any]:
+        self._check_may_subscribe(terms)
         if len(self._router.subscriptions) >= self._max_subscriptions:
             raise SubscriptionLimitError(
                 f"there are already {self._max_subscriptions} open subscriptions; close some, "
                 "or allow more by open_event_bus(max_subscriptions=...)",
                 max_subscriptions=self._max_subscriptions,
             )
-        buffer = Buffer(max_buffer_size, overflow)
-        actor = SubscriptionActor(*patterns, _caller(), buffer, self._pace, self._router)
-        self._nursery.start_soon(actor.run, name=f"trio_events subscription {system!r}")
+        actor = self._make_actor(terms, data_type)
+        name = f"trio_events subscription {str(terms.system)!r}"
+        self._nursery.start_soon(actor.run, name=name)
         self._router.open(actor)
         return Subscription._create(actor, EventChannel._create(actor))
+
+    def _start(self, registration: Registration) -> Subscription:
+        subscription = self._subscribe(registration.terms)
+        HandlerActor(
+            subscription._actor, subscription, registration, self._router, self._on_dead_letter
+        ).start(self._nursery)
+        return subscription
+
+    def _expect(self, terms: Terms) -> SubscriptionActor:
+        self._check_may_subscribe(terms)
+        waiter = self._make_actor(terms)
+        self._router.open_waiter(waiter)
+        return waiter
+
+    def _make_actor(self, terms: Terms, data_type: type | None = None) -> SubscriptionActor:
+        return SubscriptionActor(
+            terms.system,
+            terms.kind,
+            _caller(),
+            Buffer(terms.max_buffer_size, terms.overflow),
+            self._pace,
+            self._router,
+            terms.path,
+            data_type,
+        )
+
+    def _check_may_subscribe(self, terms: Terms) -> None:
+        self._router.check_open()
+        self._check_allowed(Action.SUBSCRIBE, str(terms.system))
+        self._router.check_open()  # whatever the policy has done meanwhile
 
     def for_actor(self, name: str) -> EventBus:
         """The same bus in the name of an actor, which is what the policy is asked about.
@@ -226,16 +487,9 @@ class EventBus(metaclass=NoPublicConstructor):
           InvalidEventError: If `name` is not a name in dot-separated segments.
         """
         check_name(name, "actor")
-        return EventBus._create(
-            self._router,
-            self._nursery,
-            self._token,
-            self._pace,
-            self._max_subscriptions,
-            self._policy,
-            name,
-            self._may_send,
-        )
+        bus = copy.copy(self)
+        bus._actor = name
+        return bus
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -243,8 +497,26 @@ class EventBus(metaclass=NoPublicConstructor):
 
         Everything that was accepted is routed, and every channel ends after what is in it. Sends
         and subscriptions from now on, and senders that wait, get `BusClosedError`.
+
+        If there are handlers, that comes after they have finished what they have, or after
+        `drain_timeout` seconds: until then they, and the tasks that they start, may still use the
+        bus, and nobody else.
         """
+        router = self._router
+        if router.closed or router.draining:
+            return
+        if router.handled:
+            router.begin_to_drain(self._nursery)
+            self._nursery.start_soon(self._drain, name="trio_events drain")
+        else:
+            router.close()
+
+    async def _drain(self) -> None:
+        with trio.move_on_after(self._drain_timeout):
+            await self._router.wait_drained()
         self._router.close()
+        for abandon in tuple(self._router.handled.values()):
+            abandon()
 
     def statistics(self) -> EventBusStatistics:
         """The state of the bus now. Not a checkpoint."""
@@ -256,6 +528,7 @@ class EventBus(metaclass=NoPublicConstructor):
             current_inbox_used=len(router.inbox),
             inbox_size=router.inbox_size,
             open_subscriptions=len(router.subscriptions),
+            open_waiters=len(router.waiters),
             routes_remembered=router.table.remembered,
             tasks_waiting_send=router.tasks_waiting_send(),
         )
@@ -272,10 +545,9 @@ class EventBus(metaclass=NoPublicConstructor):
         # In one piece, for it is in the way of every event: a call less is 3 % of a delivery.
         router = self._router
         try:
-            router.table.routes[system][kind]  # noqa: B018  # two names that were checked
+            router.table.routes[system][kind]  # two names that were checked
         except (KeyError, TypeError):  # the latter for what cannot be a key
-            if router.closed:  # then no route is remembered
-                raise _closed() from None
+            router.check_open()  # if it is closed, no route is remembered
             check_name(system, "system")
             check_name(kind, "kind")
         if type(path) is not str or not path:
@@ -307,14 +579,11 @@ class EventBus(metaclass=NoPublicConstructor):
             )
 
 
-def _closed() -> BusClosedError:
-    return BusClosedError("the bus is closed")
-
-
 def _caller() -> str:
     """The file and line of the innermost frame that is not this package's."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__package__") == __package__:
+    ours = (__package__, "contextlib")  # the latter calls `expect`
+    while frame is not None and frame.f_globals.get("__package__") in ours:
         frame = frame.f_back
     return "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -326,12 +595,15 @@ async def open_event_bus(
     inbox_size: int = 256,
     checkpoint_every: int = 32,
     max_subscriptions: int = 4096,
+    drain_timeout: float = 10.0,
+    on_dead_letter: DeadLetterHook | None = None,
 ) -> AsyncGenerator[EventBus]:
     """Open an event bus for the block, and for all tasks that are started in it.
 
-    Leaving the block normally closes the bus as `EventBus.close` does, and does not wait for
-    readers. Leaving it by an exception cancels everything that belongs to the bus. A single
-    exception leaves as itself, not wrapped in a group. Entering is not a checkpoint, leaving is.
+    Leaving the block normally closes the bus as `EventBus.close` does: it waits for handlers to
+    finish what they have, and does not wait for readers. Leaving it by an exception cancels
+    everything that belongs to the bus. A single exception leaves as itself, not wrapped in a
+    group. Entering is not a checkpoint, leaving is.
 
     Args:
       policy: Who may send and subscribe to which systems; None allows everything.
@@ -340,14 +612,21 @@ async def open_event_bus(
         tasks a turn; 1 is trio's usual rule. A checkpoint costs ten times what routing an event
         costs.
       max_subscriptions: How many subscriptions may be open at a time.
+      drain_timeout: How many seconds the handlers have to finish what they have when the bus is
+        closed. Then they are cancelled, and what is left is counted and logged.
+      on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
+        has failed for good. What it raises leaves through the supervisor.
 
     Raises:
-      TypeError: If a number is not an `int`.
-      ValueError: If a number is less than 1.
+      TypeError: If a number is not one, or `on_dead_letter` not a plain function.
+      ValueError: If a number is less than 1, or `drain_timeout` less than 0.
     """
     check_count("inbox_size", inbox_size)
     check_count("checkpoint_every", checkpoint_every)
     check_count("max_subscriptions", max_subscriptions)
+    check_seconds("drain_timeout", drain_timeout)
+    if on_dead_letter is not None and (not callable(on_dead_letter) or is_async(on_dead_letter)):
+        raise TypeError(f"on_dead_letter must be a plain function, not {on_dead_letter!r}")
     pace = Pace(checkpoint_every)
     body_error: BaseException | None = None
     try:
@@ -355,15 +634,26 @@ async def open_event_bus(
             router = Router(inbox_size, pace)
             nursery.start_soon(router.run, name="trio_events router")
             trio_token = trio.lowlevel.current_trio_token()
-            bus = EventBus._create(router, nursery, trio_token, pace, max_subscriptions, policy)
+            bus = EventBus._create(
+                router,
+                nursery,
+                trio_token,
+                pace,
+                max_subscriptions,
+                drain_timeout,
+                policy,
+                on_dead_letter,
+            )
             token = current_bus.set(bus)
             try:
                 yield bus
             except BaseException as error:
                 body_error = error
+                router.close()
                 raise
-            finally:
+            else:
                 bus.close()
+            finally:
                 current_bus.reset(token)
     except BaseExceptionGroup as group:
         # Cancelled comes from the actors, too, and says nothing beside another exception.

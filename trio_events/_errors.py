@@ -120,6 +120,28 @@ class SubscriptionOverflowError(EventBusError, trio.BrokenResourceError):
     retryable = True
 
 
+class EventDataError(EventBusError, TypeError):
+    """An event had data of another type than its subscription promised, and so that one ended.
+
+    Raised by `receive` after everything that came before has been read, and only if the
+    subscription was made with `check_data=True`. The sender notices nothing.
+
+    Details: `system`, `kind`, `event`.
+    """
+
+    kind = ErrorKind.INVALID
+
+
+class NoSubscribersError(EventBusError):
+    """Nobody would have received the request. Nothing was sent.
+
+    Details: `system`, `kind`, `path`.
+    """
+
+    kind = ErrorKind.UNAVAILABLE
+    retryable = True
+
+
 class DeadlockError(EventBusError):
     """The sender would wait for room that only the sender itself could make. Nothing was sent.
 

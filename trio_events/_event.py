@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 import attrs
+
+if TYPE_CHECKING:  # Python has defaults of type variables from 3.13 on, type checkers anywhere
+    from typing_extensions import TypeVar as _TypeVar
+
+    DataT_co = _TypeVar("DataT_co", covariant=True, default=object)
+else:
+    DataT_co = TypeVar("DataT_co", covariant=True)
 
 
 class _Referable:
@@ -15,11 +22,12 @@ class _Referable:
 
 @final
 @attrs.frozen
-class Event(_Referable):
+class Event(_Referable, Generic[DataT_co]):
     """One event, as every matching subscription receives it.
 
     The event itself is frozen. `data` is passed by reference: all subscribers see the same
-    object, so change it only if you know who else looks.
+    object, so change it only if you know who else looks. For type checkers, `Event[Order]` is an
+    event whose data is an `Order`, and `Event` one whose data may be any object.
     """
 
     system: str
@@ -31,8 +39,16 @@ class Event(_Referable):
     path: str
     """Which thing it happened to: any text but the empty one, such as `"/orders/123"`."""
 
-    data: object = None
+    data: DataT_co = None  # type: ignore[assignment]  # whoever says what the data is, gives it
     """Whatever the sender gave along."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether this is the reply of somebody who agreed to a request: see `EventBus.request`.
+
+        True if the last segment of the kind is `accept` or `accepted`, as in the original.
+        """
+        return self.kind.rpartition(".")[2] in {"accept", "accepted"}
 
 
 class EventDraft(_Referable):

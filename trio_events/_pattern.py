@@ -29,6 +29,9 @@ MAX_ALTERNATIVES: Final = 64
 
 ONE: Final = "*"
 MANY: Final = "**"
+_IN_PATHS: Final = "/"
+"""What separates the segments of a path; in names it is a dot."""
+
 RESERVED: Final = "$"
 """Names that begin so are the bus's own; no leading wildcard matches them."""
 
@@ -99,6 +102,7 @@ class Pattern(metaclass=NoPublicConstructor):
     """The pattern's segments in canonical form: no two `**` next to each other."""
 
     _text: str
+    _separator: str
     _ones: int  # the states whose next segment is `*`
     _manys: int  # the states whose next segment is `**`
     _literals: dict[str, int]  # for each literal: the states whose next segment allows it
@@ -116,7 +120,11 @@ class Pattern(metaclass=NoPublicConstructor):
         """
         if not isinstance(text, str):
             raise TypeError(f"a pattern must be a str, not {_shown(text)}")
-        segments = tuple(_canonical(_parse(text)))
+        return Pattern._of(text, ".")
+
+    @staticmethod
+    def _of(text: str, separator: str) -> Pattern:
+        segments = tuple(_canonical(_parse(text, separator)))
         ones = manys = 0
         literals: dict[str, int] = {}
         for i, segment in enumerate(segments):
@@ -127,8 +135,8 @@ class Pattern(metaclass=NoPublicConstructor):
             else:
                 for literal in _alternatives(segment):
                     literals[literal] = literals.get(literal, 0) | 1 << i
-        canonical = ".".join(map(_segment_text, segments))
-        return Pattern._create(segments, canonical, ones, manys, literals)
+        canonical = separator.join(map(_segment_text, segments))
+        return Pattern._create(segments, canonical, separator, ones, manys, literals)
 
     @property
     def literal(self) -> str | None:
@@ -147,7 +155,7 @@ class Pattern(metaclass=NoPublicConstructor):
         """
         if not isinstance(name, str):
             raise TypeError(f"a name must be a str, not {_shown(name)}")
-        head, *tail = name.split(".")
+        head, *tail = name.split(self._separator)
         states = self._first(head)
         for segment in tail:
             states = self._next(states, segment)
@@ -180,7 +188,11 @@ class Pattern(metaclass=NoPublicConstructor):
         return self._next(self._closed(1), symbol) if self._may_begin(symbol) else 0
 
     def _may_begin(self, symbol: str) -> bool:
-        return not symbol.startswith(RESERVED) or self.segments[0] not in _WILDCARDS
+        return (
+            not symbol.startswith(RESERVED)
+            or self.segments[0] not in _WILDCARDS
+            or self._separator == _IN_PATHS  # nothing is reserved there
+        )
 
     def _accepts(self, states: int) -> bool:
         return bool(states >> len(self.segments))
@@ -197,6 +209,23 @@ class Pattern(metaclass=NoPublicConstructor):
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+def path_filter(path: str) -> str | Pattern:
+    """Read which paths are wanted: one, which is then returned, or those of a pattern.
+
+    In a pattern of paths the separator is `/`, and a segment may be empty, as the first one of
+    `/orders/*` is. A text without any of the pattern characters is one path.
+
+    Raises:
+      TypeError: If `path` is not a `str`.
+      InvalidPatternError: If it is empty, or has a pattern character and is no pattern.
+    """
+    if not isinstance(path, str):
+        raise TypeError(f"path must be a str, not {_shown(path)}")
+    if path and _SPECIAL.isdisjoint(path):
+        return path
+    return Pattern._of(path, _IN_PATHS)
 
 
 def common_name(one: Pattern, other: Pattern) -> str | None:
@@ -343,7 +372,7 @@ def _segment_text(segment: Segment) -> str:
     return segment if isinstance(segment, str) else f"({'|'.join(sorted(segment))})"
 
 
-def _parse(text: str) -> list[Segment]:
+def _parse(text: str, separator: str) -> list[Segment]:
     if not text:
         _refuse(text, 0, "a pattern must not be empty")
     if len(text) > MAX_CHARACTERS:
@@ -354,18 +383,19 @@ def _parse(text: str) -> list[Segment]:
         start = end + 1
         if len(segments) == MAX_SEGMENTS:
             _refuse(text, start, f"a pattern has at most {MAX_SEGMENTS} segments")
-        segment, end = (_parse_group if text.startswith("(", start) else _parse_word)(text, start)
+        read = _parse_group if text.startswith("(", start) else _parse_word
+        segment, end = read(text, start, separator)
         segments.append(segment)
     return segments
 
 
-def _parse_word(text: str, start: int) -> tuple[Segment, int]:
-    """Read a literal or a wildcard; returns it and the index of the dot or the end behind it."""
-    end = text.find(".", start)
+def _parse_word(text: str, start: int, separator: str) -> tuple[Segment, int]:
+    """Read a literal or a wildcard; returns it and the index of what ends it."""
+    end = text.find(separator, start)
     if end == -1:
         end = len(text)
     word = text[start:end]
-    if not word:
+    if not word and separator != _IN_PATHS:
         _refuse(text, start, "a segment must not be empty")
     if word not in _WILDCARDS:
         for position, character in enumerate(word, start):
@@ -374,8 +404,8 @@ def _parse_word(text: str, start: int) -> tuple[Segment, int]:
     return word, end
 
 
-def _parse_group(text: str, start: int) -> tuple[Segment, int]:
-    """Read `(a|b)`; returns the alternatives and the index of the dot or the end behind them."""
+def _parse_group(text: str, start: int, separator: str) -> tuple[Segment, int]:
+    """Read `(a|b)`; returns the alternatives and the index of what ends them."""
     alternatives: list[str] = []
     begin = start + 1
     for position in range(begin, len(text)):
@@ -388,10 +418,12 @@ def _parse_group(text: str, start: int) -> tuple[Segment, int]:
             alternatives.append(text[begin:position])
             begin = position + 1
             if character == ")":
-                if begin < len(text) and text[begin] != ".":
+                if begin < len(text) and text[begin] != separator:
                     _refuse(text, begin, "parentheses must enclose a whole segment")
                 distinct = frozenset(alternatives)
                 return (distinct if len(distinct) > 1 else alternatives[0]), begin
+        elif character == separator:
+            _refuse(text, position, _MANY_SEGMENTS[separator])
         elif character in _MISPLACED_INSIDE:
             _refuse(text, position, _MISPLACED_INSIDE[character])
     _refuse(text, start, "this parenthesis is never closed")
@@ -406,7 +438,10 @@ _MISPLACED: Final = {
 _MISPLACED_INSIDE: Final = {
     "*": "an alternative must be a literal, without wildcards",
     "(": "parentheses must not be nested",
+}
+_MANY_SEGMENTS: Final = {
     ".": "alternatives are single segments, without dots",
+    _IN_PATHS: "alternatives are single segments, without slashes",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias, final
 
 import attrs
@@ -13,6 +14,8 @@ from ._actor import Attempt, Sender, SubscriptionActor
 from ._errors import BusClosedError, DeadlockError
 from ._event import Event
 from ._pace import Pace
+from ._paths import PathIndex
+from ._pattern import Pattern
 from ._routing import RoutingTable
 from ._waiting import Waiter, first
 
@@ -35,6 +38,9 @@ class Unsubscribe:
 
 Message: TypeAlias = Event | Subscribe | Unsubscribe
 
+Target: TypeAlias = SubscriptionActor | PathIndex
+"""What the routing table leads to."""
+
 
 @final
 class Router:
@@ -48,9 +54,16 @@ class Router:
     """
 
     def __init__(self, inbox_size: int, pace: Pace) -> None:
-        self.table: RoutingTable[SubscriptionActor] = RoutingTable()
+        self.table: RoutingTable[Target] = RoutingTable()
+        self._paths: dict[tuple[Pattern, Pattern | None], PathIndex] = {}
         self.subscriptions: dict[SubscriptionActor, None] = {}  # those that are open
+        self.waiters: dict[SubscriptionActor, None] = {}  # the same, for those without a task
         self.closed = False
+        # Those whose handlers are at work, with what makes these stop.
+        self.handled: dict[SubscriptionActor, Callable[[], None]] = {}
+        # While handlers finish what they have, only tasks in this nursery may send.
+        self._draining: trio.Nursery | None = None
+        self._drained = trio.Event()
         self._routed = 0
         self.unmatched = 0
         self.refused = 0
@@ -65,6 +78,8 @@ class Router:
         # The subscriptions that stop senders: those without room, and those for whose room
         # somebody already waits, so that no newcomer goes first.
         self._full: set[SubscriptionActor] = set()
+        # The length of the inbox at which a sender has to be looked at.
+        self._unhindered = inbox_size
 
     # The actor
 
@@ -84,7 +99,7 @@ class Router:
         # faster, the empty one that replaced it.
         messages, self.inbox = self.inbox, []
         # The pending lists of the subscriptions that match something.
-        pending: dict[SubscriptionActor, list[Event]] = {}
+        pending: dict[Target, list[Event]] = {}
         # Neighbours of the same system and kind are looked up and handed out together: for 100
         # subscriptions, lists extended by a run cost little more than lists extended by one.
         run: list[Event] = []
@@ -105,31 +120,48 @@ class Router:
         self._deliver(pending)
         if self.senders:
             self._let_in(self, self.inbox_size)
+        self.note_progress()
 
-    def _spread(self, run: list[Event], pending: dict[SubscriptionActor, list[Event]]) -> None:
-        """Add events of one system and kind to the lists of the subscriptions that match."""
+    def _spread(self, run: list[Event], pending: dict[Target, list[Event]]) -> None:
+        """Add events of one system and kind to the lists of those who want them."""
         if run:
             self._routed += len(run)
             route = self.table.match(run[0].system, run[0].kind)
-            if not route:
-                self.unmatched += len(run)
-            for subscription in route:
-                if subscription in pending:
-                    pending[subscription] += run
+            if not route or type(route[0]) is PathIndex:
+                self.unmatched += sum(not _wanted(event, route) for event in run)
+            for target in route:
+                if target in pending:
+                    pending[target] += run
                 else:
-                    pending[subscription] = run.copy()
+                    pending[target] = run.copy()
 
-    def _deliver(self, pending: dict[SubscriptionActor, list[Event]]) -> None:
-        for subscription, events in pending.items():
-            subscription.deliver(events)
+    def _deliver(self, pending: dict[Target, list[Event]]) -> None:
+        for target, events in pending.items():
+            target.deliver(events)
         pending.clear()
 
     def _register(self, message: Subscribe | Unsubscribe) -> None:
         subscription = message.subscription
+        path = subscription.path
+        patterns = subscription.system, subscription.kind
         if isinstance(message, Subscribe):
-            self.table.add(subscription, subscription.system, subscription.kind)
+            if path is None:
+                self.table.add(subscription, *patterns)
+                return
+            index = self._paths.get(patterns)
+            if index is None:
+                index = self._paths[patterns] = PathIndex()
+                self.table.add(index, *patterns)
+            index.add(subscription, path)
         else:
-            self.table.remove(subscription, subscription.system, subscription.kind)
+            if path is None:
+                self.table.remove(subscription, *patterns)
+            else:
+                index = self._paths[patterns]
+                index.remove(subscription, path)
+                if index.is_empty:
+                    del self._paths[patterns]
+                    self.table.remove(index, *patterns)
             subscription.finish()
 
     # The inbox
@@ -142,7 +174,8 @@ class Router:
 
     def offer(self, event: Event) -> Obstacle | None:
         """Take in an event, unless something stops it: then return that."""
-        if self._full or len(self.inbox) >= self.inbox_size:
+        if self._full or len(self.inbox) >= self._unhindered:
+            self.check_open()
             obstacle = self.obstacle(event)
             if obstacle is not None:
                 return obstacle
@@ -156,23 +189,86 @@ class Router:
         self.post(Subscribe(subscription))
         self.subscriptions[subscription] = None
 
+    def open_waiter(self, waiter: SubscriptionActor) -> None:
+        """Take in a subscription without a task; it must never make a sender wait."""
+        self.post(Subscribe(waiter))
+        self.waiters[waiter] = None
+
+    def is_wanted(self, event: Event) -> bool:
+        """Whether somebody would get the event if it were accepted now."""
+        registered = self._recipients(event)
+        posted = (m.subscription for m in self.inbox if isinstance(m, Subscribe))
+        return any(not s.closed for s in registered) or any(
+            not s.closed and s.matches(event) for s in posted
+        )
+
+    def _recipients(self, event: Event) -> Iterator[SubscriptionActor]:
+        # Peek, so that a send that is cancelled leaves no remembered route behind.
+        for target in self.table.peek(event.system, event.kind):
+            if isinstance(target, PathIndex):
+                yield from target.find(event.path)
+            else:
+                yield target
+
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Route what was accepted, end all subscriptions, and refuse everything from now on."""
         if self.closed:
             return
         self.closed = True
-        obstacles: list[Obstacle] = [self, *self.subscriptions]
-        for obstacle in obstacles:
-            while obstacle.senders:
-                first(obstacle.senders).wake(
-                    BusClosedError("the bus was closed; this event was not sent")
-                )
-        for subscription in tuple(self.subscriptions):
+        self._dismiss_senders()
+        for subscription in (*self.subscriptions, *self.waiters):
             subscription.close()
         self.route_inbox()
         self.table.forget_routes()
         self._tx.close()
+
+    def check_open(self) -> None:
+        """Refuse the running task what it wants if the bus is closed, for it or for all.
+
+        Raises:
+          BusClosedError: If so.
+        """
+        if self.closed or self._is_shut_out(None):
+            raise BusClosedError("the bus is closed")
+
+    @property
+    def draining(self) -> bool:
+        """Whether only handlers may still do something."""
+        return self._draining is not None
+
+    def begin_to_drain(self, nursery: trio.Nursery) -> None:
+        """Refuse everything from now on but to the tasks in a nursery."""
+        self._draining = nursery
+        self._unhindered = 0
+        self._dismiss_senders()
+        self.note_progress()
+
+    async def wait_drained(self) -> None:
+        """Wait until no handler has anything left to do. A checkpoint, always."""
+        await self._drained.wait()
+
+    def note_progress(self) -> None:
+        """Look whether there is anything left that a handler will get."""
+        if self._draining is None or self.inbox:
+            return
+        if not any(s.handling or s.buffer.queued for s in self.handled):
+            self._drained.set()
+
+    def _is_shut_out(self, task: trio.lowlevel.Task | None) -> bool:
+        """Whether a task, or the running one, is none of those that may send while we drain."""
+        if self._draining is None:
+            return False
+        task = task or trio.lowlevel.current_task()
+        while task is not None and task.parent_nursery is not self._draining:
+            task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+        return task is None
+
+    def _dismiss_senders(self) -> None:
+        obstacles: list[Obstacle] = [self, *self.subscriptions]
+        for sender in [sender for obstacle in obstacles for sender in obstacle.senders]:
+            if self.closed or self._is_shut_out(sender.task):
+                sender.wake(BusClosedError("the bus was closed; this event was not sent"))
 
     # The gate
 
@@ -181,8 +277,7 @@ class Router:
         if len(self.inbox) >= self.inbox_size:
             return self
         if self._full:
-            # Peek, so that a send that is cancelled leaves no remembered route behind.
-            for subscription in self.table.peek(event.system, event.kind):
+            for subscription in self._recipients(event):
                 if subscription in self._full:
                     return subscription
         return None
@@ -235,7 +330,8 @@ class Router:
     def on_close(self, subscription: SubscriptionActor) -> None:
         """Forget the subscription, and let in all that waited for it."""
         self.post(Unsubscribe(subscription))
-        del self.subscriptions[subscription]
+        self.subscriptions.pop(subscription, None)
+        self.waiters.pop(subscription, None)
         self._full.discard(subscription)
         self._let_in(subscription, len(subscription.senders))
 
@@ -247,8 +343,9 @@ class Router:
         let_in = 0
         while obstacle.senders and let_in < room:
             sender = first(obstacle.senders)
-            next_obstacle = self.offer(sender.request.event)
+            next_obstacle = self.obstacle(sender.request.event)
             if next_obstacle is None:
+                self.post(sender.request.event)
                 sender.wake(None)
                 let_in += 1
             elif next_obstacle is obstacle:
@@ -291,6 +388,10 @@ class Router:
             if last not in obstacle.senders:
                 return None
         return None
+
+
+def _wanted(event: Event, route: Sequence[Target]) -> bool:
+    return any(not isinstance(t, PathIndex) or t.find(event.path) for t in route)
 
 
 Obstacle: TypeAlias = Router | SubscriptionActor

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import final
+from typing import Generic, cast, final
 
 import attrs
 import trio
 
 from ._actor import SubscriptionActor
-from ._event import Event
+from ._event import DataT_co, Event
 from ._no_public_constructor import NoPublicConstructor
 from ._overflow import Overflow, check_count
 from ._pace import Pace
@@ -33,13 +33,19 @@ class SubscriptionStatistics:
     """Events that did not fit into the buffer, in the hands of the subscription's actor."""
 
     dropped: int
-    """Events lost because the buffer was full."""
+    """Events lost because the buffer was full, or because their data was not what it must be."""
 
     discarded: int
     """Events that were unread when the reader closed the channel, or came later."""
 
     tasks_waiting_send: int
     """Tasks that wait in `send` for this subscription to have room."""
+
+    handling: int
+    """Calls of the subscription's handler that are running."""
+
+    failures: int
+    """Calls of the subscription's handler that have failed."""
 
 
 @final
@@ -62,7 +68,7 @@ class EventChannelStatistics:
 
 @final
 @attrs.define(eq=False, repr=False)
-class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor):
+class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicConstructor):
     """The reading end of a subscription.
 
     Several tasks may read at once: they compete event by event, the longest waiter first.
@@ -72,7 +78,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
     _actor: SubscriptionActor
 
     @trio.lowlevel.enable_ki_protection
-    async def receive(self) -> Event:
+    async def receive(self) -> Event[DataT_co]:
         """Wait for the next event.
 
         A cancellation point always; a schedule point if it waits, and at least every
@@ -82,20 +88,21 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
           trio.EndOfChannel: If the subscription has ended and everything was read.
           trio.ClosedResourceError: If this channel was closed, before or meanwhile.
           SubscriptionOverflowError: As EndOfChannel, if it was an overflow that ended it.
+          EventDataError: As EndOfChannel, if it was the data of an event that ended it.
         """
         self._actor.note_reader()
         await next(self._actor.pace.steps)()
         while True:
             try:
-                return self._actor.take()
+                return cast("Event[DataT_co]", self._actor.take())
             except trio.WouldBlock:
                 pass
             events = await self._actor.wait_for_list(1)
             if events:
-                return events[0]
+                return cast("Event[DataT_co]", events[0])
 
     @trio.lowlevel.enable_ki_protection
-    def receive_nowait(self) -> Event:
+    def receive_nowait(self) -> Event[DataT_co]:
         """Take the next event. Not a checkpoint.
 
         Raises:
@@ -103,11 +110,12 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
           trio.EndOfChannel: As `receive`.
           trio.ClosedResourceError: As `receive`.
           SubscriptionOverflowError: As `receive`.
+          EventDataError: As `receive`.
         """
         self._actor.note_reader()
-        return self._actor.take()
+        return cast("Event[DataT_co]", self._actor.take())
 
-    def batches(self, *, max_size: int | None = None) -> EventBatches:
+    def batches(self, *, max_size: int | None = None) -> EventBatches[DataT_co]:
         """Iterate over lists of events: each time, all that wait. The fast way to read.
 
         One checkpoint a list, and never an empty list. Cancel-safe: if cancelled, no event was
@@ -122,7 +130,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
         """
         if max_size is not None:
             check_count("max_size", max_size)
-        return EventBatches._create(self._actor, max_size)
+        return cast("EventBatches[DataT_co]", EventBatches._create(self._actor, max_size))
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -148,8 +156,9 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
             tasks_waiting_receive=len(self._actor.readers),
         )
 
-    def __aiter__(self) -> EventIterator:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
-        return EventIterator._create(self._actor, self._actor.pace)
+    def __aiter__(self) -> EventIterator[DataT_co]:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
+        iterator = EventIterator._create(self._actor, self._actor.pace)
+        return cast("EventIterator[DataT_co]", iterator)
 
     def __repr__(self) -> str:
         return f"<EventChannel of {self._actor!r}>"
@@ -157,7 +166,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event], metaclass=NoPublicConstructor
 
 @final
 @attrs.define(eq=False, repr=False)
-class EventIterator(metaclass=NoPublicConstructor):
+class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over events, for one task. See `EventChannel`."""
 
     _actor: SubscriptionActor
@@ -166,62 +175,63 @@ class EventIterator(metaclass=NoPublicConstructor):
     # loop because it would cost a tenth of the delivery of each event.
     _front: list[Event] | None = None
 
-    def __aiter__(self) -> EventIterator:
+    def __aiter__(self) -> EventIterator[DataT_co]:
         return self
 
     @trio.lowlevel.enable_ki_protection
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Event[DataT_co]:
         await next(self._pace.steps)()
         front = self._front
         # What `take` comes to when there is nothing else to do: a fifth less for each event.
         if front and not self._actor.pressed:
-            return front.pop()
+            return front.pop()  # type: ignore[return-value]  # a cast is a call
         if front is None:
             self._actor.note_reader()
             self._front = self._actor.buffer.front
         while True:
             try:
-                return self._actor.take()
+                return cast("Event[DataT_co]", self._actor.take())
             except trio.WouldBlock:
                 pass
             except trio.EndOfChannel:
                 raise StopAsyncIteration from None
             events = await self._actor.wait_for_list(1)
             if events:
-                return events[0]
+                return cast("Event[DataT_co]", events[0])
 
 
 @final
 @attrs.define(eq=False, repr=False)
-class EventBatches(metaclass=NoPublicConstructor):
+class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over lists of events. See `EventChannel.batches`."""
 
     _actor: SubscriptionActor
     _max_size: int | None
 
-    def __aiter__(self) -> EventBatches:
+    def __aiter__(self) -> EventBatches[DataT_co]:
         return self
 
     @trio.lowlevel.enable_ki_protection
-    async def __anext__(self) -> list[Event]:
+    async def __anext__(self) -> list[Event[DataT_co]]:
         self._actor.note_reader()
         if self._actor.buffer.buffered:
             await trio.lowlevel.checkpoint()
         while True:
             try:
-                return self._actor.take_list(self._max_size)  # noqa: ASYNC910  # only if `buffered`
+                events = self._actor.take_list(self._max_size)
+                return cast("list[Event[DataT_co]]", events)  # noqa: ASYNC910  # only if `buffered`
             except trio.WouldBlock:
                 pass
             except trio.EndOfChannel:
                 raise StopAsyncIteration from None
             events = await self._actor.wait_for_list(self._max_size)
             if events:
-                return events
+                return cast("list[Event[DataT_co]]", events)
 
 
 @final
 @attrs.define(eq=False, repr=False)
-class Subscription(metaclass=NoPublicConstructor):
+class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     """A subscription in force, from `subscribe` until it is closed.
 
     Iterating over it is iterating over its channel. As an asynchronous context manager it closes
@@ -229,7 +239,7 @@ class Subscription(metaclass=NoPublicConstructor):
     """
 
     _actor: SubscriptionActor
-    _channel: EventChannel
+    _channel: EventChannel[DataT_co]
 
     @property
     def system(self) -> str:
@@ -242,11 +252,16 @@ class Subscription(metaclass=NoPublicConstructor):
         return None if self._actor.kind is None else str(self._actor.kind)
 
     @property
+    def path(self) -> str | None:
+        """The path, or the pattern of paths in canonical form; None is every path."""
+        return None if self._actor.path is None else str(self._actor.path)
+
+    @property
     def overflow(self) -> Overflow:
         """What happens when the buffer is full."""
         return self._actor.buffer.overflow
 
-    def channel(self) -> EventChannel:
+    def channel(self) -> EventChannel[DataT_co]:
         """The channel that the events are read from; the same one each time."""
         return self._channel
 
@@ -269,9 +284,11 @@ class Subscription(metaclass=NoPublicConstructor):
             dropped=buffer.dropped,
             discarded=buffer.discarded,
             tasks_waiting_send=len(self._actor.senders),
+            handling=self._actor.handling,
+            failures=self._actor.failures,
         )
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> Subscription[DataT_co]:
         return self  # noqa: ASYNC910  # nothing to wait for
 
     async def __aexit__(
@@ -282,7 +299,7 @@ class Subscription(metaclass=NoPublicConstructor):
     ) -> None:
         self.close()
 
-    def __aiter__(self) -> EventIterator:
+    def __aiter__(self) -> EventIterator[DataT_co]:
         return aiter(self._channel)
 
     def __repr__(self) -> str:
