@@ -151,7 +151,9 @@ class Core(RuleBasedStateMachine):
         event = Event(system, kind, f"/{self.sent}")
         self.sent += 1
         matching = [model for _, model in self.pairs if model.in_force and model.wants(event)]
-        must_wait = self.messages >= INBOX_SIZE or any(model.full for model in matching)
+        must_wait = sum(isinstance(m, tuple) for m in self.inbox) >= INBOX_SIZE or any(
+            model.full for model in matching
+        )
         assert (self.router.obstacle(event) is not None) == must_wait
         assert (self.router.offer(event) is not None) == must_wait
         if not must_wait:
@@ -271,6 +273,7 @@ class Core(RuleBasedStateMachine):
     def the_bus_has_counted_right(self) -> None:
         assert self.router.accepted == self.accepted
         assert len(self.router.inbox) == self.messages
+        assert self.router.inbox_used == sum(isinstance(m, tuple) for m in self.inbox)
         assert len(self.router.subscriptions) == sum(model.in_force for _, model in self.pairs)
 
     def teardown(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import traceback
 import weakref
 from collections import OrderedDict
 from typing import Final, Protocol, TypeAlias, final
@@ -19,7 +20,7 @@ from ._pace import Pace
 from ._pattern import Pattern
 from ._waiting import Waiter, first
 
-log: Final = logging.getLogger("trio_events")
+_log: Final = logging.getLogger("trio_events")
 
 _FIRST_STALL_WARNING: Final = 1.0  # seconds that a sender has waited; then twice as long ...
 _STALL_WARNING_EVERY: Final = 60.0  # ... but no more than this much longer
@@ -36,6 +37,9 @@ class Attempt:
 
     deadline: float
     """When its wait ends at the latest, on trio's clock."""
+
+    passed: set[SubscriptionActor] = attrs.field(factory=set, init=False)
+    """The subscriptions where it has had its turn, and only another one stood in its way."""
 
 
 Sender: TypeAlias = Waiter[Attempt, Exception | None]
@@ -56,6 +60,12 @@ class Gate(Protocol):
 
     def on_close(self, subscription: SubscriptionActor) -> None:
         """No event that is accepted from now on is wanted."""
+
+    def on_stall(self, subscription: SubscriptionActor) -> None:
+        """Senders have been waiting for long."""
+
+    def check_here(self) -> None:
+        """Refuse what comes from another thread."""
 
     def close(self) -> None:
         """The supervisor is ending, and everything with it."""
@@ -107,11 +117,14 @@ class SubscriptionActor:
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _asleep: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     _roused: bool = attrs.field(default=False, init=False)
-    # When to look whether senders have been waiting for longer than `_patience`.
+    # When to look whether the first sender has been waiting for longer than `_patience`.
     _next_look: float = attrs.field(default=math.inf, init=False)
     _patience: float = attrs.field(default=_FIRST_STALL_WARNING, init=False)
-    _known_reader: weakref.ref[trio.lowlevel.Task] | None = attrs.field(default=None, init=False)
-    _several_readers: bool = attrs.field(default=False, init=False)
+    _first_ticket: int | None = attrs.field(default=None, init=False)  # whom the patience is with
+    # The tasks that have ever read from here, and the one that did so last.
+    _readers: weakref.WeakSet[trio.lowlevel.Task] = attrs.field(factory=weakref.WeakSet, init=False)
+    _last_reader: weakref.ref[trio.lowlevel.Task] | None = attrs.field(default=None, init=False)
+    _unknown_reader: bool = attrs.field(default=False, init=False)
 
     # The task
 
@@ -145,14 +158,17 @@ class SubscriptionActor:
         now = trio.current_time()
         if now < self._next_look:
             return
+        self._gate.on_stall(self)
         if not self.senders:
-            self._next_look, self._patience = math.inf, _FIRST_STALL_WARNING
+            self._next_look, self._first_ticket = math.inf, None
             return
-        waited = now - first(self.senders).request.since
-        if waited < _FIRST_STALL_WARNING:
-            self._patience = _FIRST_STALL_WARNING
-        elif waited >= self._patience:
-            log.warning(
+        sender = first(self.senders)
+        if sender.ticket != self._first_ticket:
+            self._first_ticket, self._patience = sender.ticket, _FIRST_STALL_WARNING
+        waited = now - sender.request.since
+        if waited >= self._patience:
+            _report(
+                logging.WARNING,
                 "%s is full: %d senders wait for room, the first for %.0f s",
                 self.description(),
                 len(self.senders),
@@ -200,35 +216,30 @@ class SubscriptionActor:
         self._end_loss()
         self._dismiss_readers()
 
-    def watch_senders(self) -> None:
-        """See to it that the task looks after the senders that wait."""
-        if self._next_look == math.inf:
-            self._next_look = trio.current_time() + self._patience
+    def watch_senders(self, since: float) -> None:
+        """See to it that the task looks after a sender that waits since then."""
+        if since + _FIRST_STALL_WARNING < self._next_look:
+            self._next_look = since + _FIRST_STALL_WARNING
             self._asleep.unpark()
 
     @property
     def only_reader(self) -> trio.lowlevel.Task | None:
         """The one living task that has ever read from here, or None if that is not certain."""
-        if self._several_readers or self._known_reader is None:
-            return None
-        reader = self._known_reader()
-        return None if reader is None or _has_exited(reader) else reader
+        living = [task for task in self._readers if not _has_exited(task)]
+        return None if self._unknown_reader or len(living) != 1 else living[0]
 
     # For readers
 
     def note_reader(self) -> None:
         """Remember the running task as one that reads from here."""
-        if self._several_readers:
-            return
         try:
             task = trio.lowlevel.current_task()
         except RuntimeError:  # a callback, or no trio at all: nobody whom we could recognise
-            self._several_readers = True
+            self._unknown_reader = True
             return
-        if self.only_reader not in (None, task):
-            self._several_readers = True
-        elif self.only_reader is None:
-            self._known_reader = weakref.ref(task)
+        if self._last_reader is None or self._last_reader() is not task:
+            self._last_reader = weakref.ref(task)
+            self._readers.add(task)
 
     def take(self) -> Event:
         """The next event.
@@ -295,6 +306,7 @@ class SubscriptionActor:
     def close(self) -> None:
         """Want no event that is accepted from now on."""
         if not self.closed:
+            self._gate.check_here()
             self.closed = True
             self._gate.on_close(self)
             self._scope.cancel()
@@ -303,6 +315,7 @@ class SubscriptionActor:
     def discard(self) -> None:
         """Want nothing more, not even what is here."""
         if not self.buffer.discarding:
+            self._gate.check_here()
             self.buffer.discard()
             self.close()
             self._end_loss()
@@ -338,7 +351,8 @@ class SubscriptionActor:
         # Nobody waits while something is in the buffer, so the order of events is kept.
         while events and self.readers:
             reader = first(self.readers)
-            size = len(events) if reader.request is None else reader.request
+            share = -(-len(events) // len(self.readers))  # nobody is to be idle
+            size = share if reader.request is None else min(share, reader.request)
             reader.wake(events[:size])
             events = events[size:]
         return events
@@ -369,7 +383,8 @@ class SubscriptionActor:
         if self._dropped_before is None:
             self._dropped_before = dropped_before
             self.pressed = True
-            log.warning(
+            _report(
+                logging.WARNING,
                 "%s has %d unread events, all that its buffer takes: events are lost (%s)",
                 self.description(),
                 self.buffer.buffered,
@@ -391,9 +406,17 @@ class SubscriptionActor:
     def _end_loss(self) -> None:
         if self._dropped_before is not None:
             lost = self.buffer.dropped - self._dropped_before
-            log.info("%s has lost %d events", self.description(), lost)
             self._dropped_before = None
             self.pressed = False
+            _report(logging.INFO, "%s has lost %d events", self.description(), lost)
+
+
+def _report(level: int, message: str, *facts: object) -> None:
+    """Log something. Should a log handler raise, that must not get in the way of the events."""
+    try:
+        _log.log(level, message, *facts)
+    except Exception:  # noqa: BLE001  # shown as the logging module shows what it catches itself
+        traceback.print_exc()
 
 
 def _has_exited(task: trio.lowlevel.Task) -> bool:

@@ -41,7 +41,7 @@ ANYBODY: Final = "anybody"
 """The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
 
 _MAX_REMEMBERED: Final = 4096
-"""Pairs of actor and system that are remembered as allowed, before all are forgotten."""
+"""Pairs of actor and system whose answer is remembered, before all are forgotten."""
 
 _MAX_UNREAD: Final = 256
 """Events that may come unread to somebody who expects one."""
@@ -70,10 +70,10 @@ class EventBusStatistics:
     """Events that `send_soon` took and the bus could not accept."""
 
     current_inbox_used: int
-    """Messages that the router has not routed yet."""
+    """Events among them that the router has not routed yet."""
 
     inbox_size: int
-    """Messages in the inbox at which senders begin to wait."""
+    """Events in the inbox at which senders begin to wait."""
 
     open_subscriptions: int
     """Subscriptions that are open."""
@@ -102,8 +102,8 @@ class EventBus(metaclass=NoPublicConstructor):
     _policy: Policy | None
     _on_dead_letter: DeadLetterHook | None
     _actor: str = ANYBODY
-    # Systems to which a stable policy lets each actor send. All names of the bus share it.
-    _may_send: dict[str, set[str]] = attrs.field(factory=dict)
+    # Whether the policy lets each actor send to a system. All names of the bus share it.
+    _may_send: dict[str, dict[str, bool]] = attrs.field(factory=dict)
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -144,8 +144,7 @@ class EventBus(metaclass=NoPublicConstructor):
           trio.WouldBlock: If `send` would wait. Nothing was sent.
           NoBusError: If trio is not running in this thread.
         """
-        if not self.is_here():
-            raise NoBusError("send_nowait must be called in the trio run of the bus; see send_soon")
+        self._router.check_here()
         if self._offer(system, kind, path, data) is not None:
             raise trio.WouldBlock
 
@@ -154,7 +153,7 @@ class EventBus(metaclass=NoPublicConstructor):
 
         False in another thread, where only `send_soon` may be called.
         """
-        return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self._token
+        return self._router.is_here()
 
     def send_soon(self, system: str, kind: str, path: str, data: object = None) -> None:
         """Send an event from anywhere: another thread, a callback, a signal handler.
@@ -445,8 +444,8 @@ class EventBus(metaclass=NoPublicConstructor):
             )
         actor = self._make_actor(terms, data_type)
         name = f"trio_events subscription {str(terms.system)!r}"
-        self._nursery.start_soon(actor.run, name=name)
         self._router.open(actor)
+        self._nursery.start_soon(actor.run, name=name)
         return Subscription._create(actor, EventChannel._create(actor))
 
     def _start(self, registration: Registration) -> Subscription:
@@ -474,11 +473,6 @@ class EventBus(metaclass=NoPublicConstructor):
             data_type,
         )
 
-    def _check_may_subscribe(self, terms: Terms) -> None:
-        self._router.check_open()
-        self._check_allowed(Action.SUBSCRIBE, str(terms.system))
-        self._router.check_open()  # whatever the policy has done meanwhile
-
     def for_actor(self, name: str) -> EventBus:
         """The same bus in the name of an actor, which is what the policy is asked about.
 
@@ -505,6 +499,7 @@ class EventBus(metaclass=NoPublicConstructor):
         router = self._router
         if router.closed or router.draining:
             return
+        router.check_here()
         if router.handled:
             router.begin_to_drain(self._nursery)
             self._nursery.start_soon(self._drain, name="trio_events drain")
@@ -525,7 +520,7 @@ class EventBus(metaclass=NoPublicConstructor):
             accepted=router.accepted,
             unmatched=router.unmatched,
             refused=router.refused,
-            current_inbox_used=len(router.inbox),
+            current_inbox_used=router.inbox_used,
             inbox_size=router.inbox_size,
             open_subscriptions=len(router.subscriptions),
             open_waiters=len(router.waiters),
@@ -544,6 +539,10 @@ class EventBus(metaclass=NoPublicConstructor):
         """Have an event accepted, or return it with what stops it; or raise."""
         # In one piece, for it is in the way of every event: a call less is 3 % of a delivery.
         router = self._router
+        if type(system) is not str or type(kind) is not str:  # equal to a text is not enough
+            check_name(system, "system")
+            check_name(kind, "kind")
+            system, kind = str.__str__(system), str.__str__(kind)
         try:
             router.table.routes[system][kind]  # two names that were checked
         except (KeyError, TypeError):  # the latter for what cannot be a key
@@ -552,6 +551,7 @@ class EventBus(metaclass=NoPublicConstructor):
             check_name(kind, "kind")
         if type(path) is not str or not path:
             check_path(path)
+            path = str.__str__(path)
         if self._policy is not None:
             self._check_may_send(system)
         draft = EventDraft(system, kind, path, data)
@@ -561,29 +561,47 @@ class EventBus(metaclass=NoPublicConstructor):
         return None if obstacle is None else (event, obstacle)
 
     def _check_may_send(self, system: str) -> None:
-        if system in self._may_send.get(self._actor, ()):
-            return
-        self._check_allowed(Action.SEND, system)
-        if getattr(self._policy, "stable", False):
+        stable = getattr(self._policy, "stable", False)
+        answers = self._may_send.get(self._actor, {})
+        if not stable or system not in answers:
+            allowed = self._ask(Action.SEND, system)
+            self._router.check_open()  # whatever the policy has done meanwhile
             if sum(map(len, self._may_send.values())) >= _MAX_REMEMBERED:
                 self._may_send.clear()
-            self._may_send.setdefault(self._actor, set()).add(system)
+            answers = self._may_send.setdefault(self._actor, {})
+            answers[system] = allowed  # not to be used unless the policy is stable then
+        if not answers[system]:
+            raise self._denied(Action.SEND, system)
 
-    def _check_allowed(self, action: Action, system: str) -> None:
-        if self._policy is not None and not self._policy.allows(self._actor, action, system):
-            raise PolicyDeniedError(
-                f"the policy does not allow {self._actor!r} the action {action} on {system!r}",
-                actor=self._actor,
-                action=action,
-                system=system,
-            )
+    def _check_may_subscribe(self, terms: Terms) -> None:
+        self._router.check_open()
+        system = str(terms.system)
+        if not self._ask(Action.SUBSCRIBE, system):
+            raise self._denied(Action.SUBSCRIBE, system)
+        self._router.check_open()  # whatever the policy has done meanwhile
+
+    def _ask(self, action: Action, system: str) -> bool:
+        if self._policy is None:
+            return True
+        allowed: object = self._policy.allows(self._actor, action, system)
+        if not isinstance(allowed, bool):  # a coroutine is true, too
+            raise TypeError(f"Policy.allows must return a bool, not {allowed!r}")
+        return allowed
+
+    def _denied(self, action: Action, system: str) -> PolicyDeniedError:
+        return PolicyDeniedError(
+            f"the policy does not allow {self._actor!r} the action {action} on {system!r}",
+            actor=self._actor,
+            action=action,
+            system=system,
+        )
 
 
 def _caller() -> str:
     """The file and line of the innermost frame that is not this package's."""
     frame: FrameType | None = sys._getframe(1)
     ours = (__package__, "contextlib")  # the latter calls `expect`
-    while frame is not None and frame.f_globals.get("__package__") in ours:
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         frame = frame.f_back
     return "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -631,9 +649,9 @@ async def open_event_bus(
     body_error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            router = Router(inbox_size, pace)
-            nursery.start_soon(router.run, name="trio_events router")
             trio_token = trio.lowlevel.current_trio_token()
+            router = Router(inbox_size, pace, trio_token)
+            nursery.start_soon(router.run, name="trio_events router")
             bus = EventBus._create(
                 router,
                 nursery,
@@ -657,14 +675,22 @@ async def open_event_bus(
                 current_bus.reset(token)
     except BaseExceptionGroup as group:
         # Cancelled comes from the actors, too, and says nothing beside another exception.
-        errors = [error for error in group.exceptions if not isinstance(error, trio.Cancelled)]
-        if len(errors) != 1:
+        errors = [error for error in group.exceptions if not _is_cancelled(error)]
+        if len(errors) > 1 or (not errors and body_error is None):
             raise
-        if body_error is None or isinstance(body_error, trio.Cancelled):
+        if errors and (body_error is None or _is_cancelled(body_error)):
             body_error = errors[0]  # otherwise it is that one, but if a group then a copy of it
+        assert body_error is not None
         context = body_error.__context__
         try:
             raise body_error
         finally:
             body_error.__context__ = context  # not the group
             del group, errors, body_error, context  # no reference cycles
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this is nothing but `Cancelled`, or many of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import final
 
@@ -18,16 +20,18 @@ class Pace:
     """
 
     # In plain slots: `await next(pace.steps)()` is in the way of every event.
-    __slots__ = ("_steps", "steps")
+    __slots__ = ("_looks", "steps")
 
     def __init__(self, checkpoint_every: int) -> None:
-        look = trio.lowlevel.checkpoint_if_cancelled
-        self._steps = [*[look] * (checkpoint_every - 1), self._give_a_turn]
+        self._looks = min(checkpoint_every - 1, sys.maxsize)
         self.restart()
 
     def restart(self) -> None:
         """Count anew, because the running task has just been given a turn."""
-        self.steps: Iterator[Callable[[], Awaitable[None]]] = iter(self._steps)
+        self.steps: Iterator[Callable[[], Awaitable[None]]] = itertools.chain(
+            itertools.repeat(trio.lowlevel.checkpoint_if_cancelled, self._looks),
+            (self._give_a_turn,),
+        )
 
     async def _give_a_turn(self) -> None:
         self.restart()

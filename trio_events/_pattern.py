@@ -282,7 +282,7 @@ def uncovered_name(
     Returns:
       The name, a short one where that costs nothing; it may have more segments than an event's
       can. None if there is no such name. The empty text, which is no name, if it takes more
-      steps than allowed to find out.
+      steps than allowed to find out. A step is what one segment does to one pattern.
     """
     # Look for a name of `other` that is in none of the patterns, following `other` along one path
     # at a time (its state is a number) and the patterns along all paths at once (each has a set of
@@ -291,8 +291,9 @@ def uncovered_name(
     start = (0, tuple(pattern._closed(1) for pattern in patterns), False)
     names: dict[tuple[int, tuple[int, ...], bool], _Trail] = {start: None}  # that lead to a node
     todo = [start]
+    steps = 0
     while todo:
-        if len(names) > max_steps:
+        if steps > max_steps:
             return ""
         state, sets, begun = node = todo.pop()
         if state == len(other.segments):
@@ -305,6 +306,7 @@ def uncovered_name(
         after = state if segment == MANY else state + 1
         following: list[tuple[tuple[int, tuple[int, ...], bool], _Trail]] = []
         for symbol in (FRESH,) if segment in _WILDCARDS else sorted(_alternatives(segment)):
+            steps += 1 + len(patterns)
             if begun:
                 next_sets = tuple(
                     p._next(states, symbol) for p, states in zip(patterns, sets, strict=True)

@@ -10,8 +10,8 @@ import attrs
 
 from ._pattern import Pattern, cover_together
 
-_MAX_STEPS: Final = 10_000
-"""Places in the automata visited before an answer is no; thoughtful rules take some dozens."""
+_MAX_STEPS: Final = 100_000
+"""Steps before an answer is no: a tenth of a second at most. Thoughtful rules take hundreds."""
 
 
 class Action(enum.StrEnum):

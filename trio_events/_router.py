@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeAlias, final
 
 import attrs
 import trio
 
 from ._actor import Attempt, Sender, SubscriptionActor
-from ._errors import BusClosedError, DeadlockError
+from ._errors import BusClosedError, DeadlockError, NoBusError
 from ._event import Event
 from ._pace import Pace
 from ._paths import PathIndex
@@ -49,11 +50,14 @@ class Router:
     The inbox is a memory channel that carries a list of messages. While the list waits in the
     channel, messages are added to it; so the channel needs room for one list only, and the bound
     counts the events in it. The place of a message in the list is its place in the total order.
+    (In a plain class, since attributes that everybody uses are set here in one go.)
 
     Everything but `run` and `wait_to_accept` is synchronous: nothing else runs meanwhile.
     """
 
-    def __init__(self, inbox_size: int, pace: Pace) -> None:
+    def __init__(
+        self, inbox_size: int, pace: Pace, token: trio.lowlevel.TrioToken | None = None
+    ) -> None:
         self.table: RoutingTable[Target] = RoutingTable()
         self._paths: dict[tuple[Pattern, Pattern | None], PathIndex] = {}
         self.subscriptions: dict[SubscriptionActor, None] = {}  # those that are open
@@ -70,6 +74,9 @@ class Router:
         self.inbox_size = inbox_size
         self.pace = pace
         self.inbox: list[Message] = []
+        self._controls = 0  # messages in the inbox that are no events
+        self._routing = False
+        self._token = token  # of the run that this belongs to; None for tests without one
         self._tx, self._rx = trio.open_memory_channel[list[Message]](1)
         # Senders wait at their obstacle: here for room in the inbox, or at a full subscription.
         self.senders: OrderedDict[Sender, None] = OrderedDict()
@@ -95,9 +102,22 @@ class Router:
 
     def route_inbox(self) -> None:
         """Route all that is in the inbox, then let in senders that wait for room in it."""
+        if self._routing:  # somebody closes the bus when told of a loss: go on below
+            return
+        self._routing = True
+        self._route_list()
+        while self.closed and self.inbox:
+            self._route_list()
+        self._routing = False
+        if self.senders:
+            self._let_in(self, self.inbox_size)
+        self.note_progress()
+
+    def _route_list(self) -> None:
         # Whoever gets the list from the channel finds the same in `inbox`, or, if `close` was
         # faster, the empty one that replaced it.
         messages, self.inbox = self.inbox, []
+        self._controls = 0
         # The pending lists of the subscriptions that match something.
         pending: dict[Target, list[Event]] = {}
         # Neighbours of the same system and kind are looked up and handed out together: for 100
@@ -118,9 +138,6 @@ class Router:
                 self._register(message)
         self._spread(run, pending)
         self._deliver(pending)
-        if self.senders:
-            self._let_in(self, self.inbox_size)
-        self.note_progress()
 
     def _spread(self, run: list[Event], pending: dict[Target, list[Event]]) -> None:
         """Add events of one system and kind to the lists of those who want them."""
@@ -166,11 +183,40 @@ class Router:
 
     # The inbox
 
-    def post(self, message: Message) -> None:
+    def is_here(self) -> bool:
+        """Whether the caller is in the run of trio that this belongs to."""
+        if self._token is None:
+            return True
+        here = trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token()
+        return here is self._token
+
+    def check_here(self) -> None:
+        """Refuse what comes from another thread, before anything has happened.
+
+        Raises:
+          NoBusError: If so, and the bus is open.
+        """
+        if not self.closed and not self.is_here():
+            raise NoBusError(
+                "this must be called in the trio run of the bus; from elsewhere, use send_soon "
+                "or trio.from_thread"
+            )
+
+    def _post(self, message: Message) -> None:
         """Give a message its place in the total order."""
         if not self.inbox:
+            self.check_here()  # before the router is woken: once a batch costs next to nothing
             self._tx.send_nowait(self.inbox)
         self.inbox.append(message)
+
+    def _post_control(self, message: Subscribe | Unsubscribe) -> None:
+        self._post(message)
+        self._controls += 1
+
+    @property
+    def inbox_used(self) -> int:
+        """How many events wait to be routed."""
+        return len(self.inbox) - self._controls
 
     def offer(self, event: Event) -> Obstacle | None:
         """Take in an event, unless something stops it: then return that."""
@@ -179,19 +225,17 @@ class Router:
             obstacle = self.obstacle(event)
             if obstacle is not None:
                 return obstacle
-        if not self.inbox:
-            self._tx.send_nowait(self.inbox)
-        self.inbox.append(event)
+        self._post(event)
         return None
 
     def open(self, subscription: SubscriptionActor) -> None:
         """Take in a subscription: it gets every event that is accepted from now on."""
-        self.post(Subscribe(subscription))
+        self._post_control(Subscribe(subscription))
         self.subscriptions[subscription] = None
 
     def open_waiter(self, waiter: SubscriptionActor) -> None:
         """Take in a subscription without a task; it must never make a sender wait."""
-        self.post(Subscribe(waiter))
+        self._post_control(Subscribe(waiter))
         self.waiters[waiter] = None
 
     def is_wanted(self, event: Event) -> bool:
@@ -215,6 +259,7 @@ class Router:
         """Route what was accepted, end all subscriptions, and refuse everything from now on."""
         if self.closed:
             return
+        self.check_here()
         self.closed = True
         self._dismiss_senders()
         for subscription in (*self.subscriptions, *self.waiters):
@@ -246,14 +291,21 @@ class Router:
 
     async def wait_drained(self) -> None:
         """Wait until no handler has anything left to do. A checkpoint, always."""
-        await self._drained.wait()
+        while True:
+            await self._drained.wait()
+            # Who was handed an event, and has not run since, looks idle. Now all of them run.
+            await trio.lowlevel.checkpoint()
+            if self._is_quiet():
+                return
+            self._drained = trio.Event()
 
     def note_progress(self) -> None:
-        """Look whether there is anything left that a handler will get."""
-        if self._draining is None or self.inbox:
-            return
-        if not any(s.handling or s.buffer.queued for s in self.handled):
+        """Look whether there is anything left for handlers to do."""
+        if self.draining and self._is_quiet():
             self._drained.set()
+
+    def _is_quiet(self) -> bool:
+        return not self.inbox and not any(s.handling or s.buffer.queued for s in self.handled)
 
     def _is_shut_out(self, task: trio.lowlevel.Task | None) -> bool:
         """Whether a task, or the running one, is none of those that may send while we drain."""
@@ -272,20 +324,26 @@ class Router:
 
     # The gate
 
-    def obstacle(self, event: Event) -> Obstacle | None:
-        """What the sender of this event has to wait for, or None if it may go on."""
-        if len(self.inbox) >= self.inbox_size:
+    def obstacle(self, event: Event, passed: Collection[SubscriptionActor] = ()) -> Obstacle | None:
+        """What the sender of this event has to wait for, or None if it may go on.
+
+        It does not wait for those that it has passed: otherwise two that are always full could
+        send it to and fro for ever. What does not fit is held, an event a sender at most.
+        """
+        if self.inbox_used >= self.inbox_size:
             return self
         if self._full:
             for subscription in self._recipients(event):
-                if subscription in self._full:
+                if subscription in self._full and subscription not in passed:
                     return subscription
         return None
 
-    async def wait_to_accept(self, event: Event, obstacle: Obstacle) -> None:
+    async def wait_to_accept(  # noqa: ASYNC910  # an error comes only with a checkpoint
+        self, event: Event, obstacle: Obstacle
+    ) -> None:
         """Wait until nothing stops the event and it has been accepted.
 
-        A checkpoint, unless it raises DeadlockError. Cancel-safe: if cancelled, the event was
+        A checkpoint, always. Cancel-safe: if cancelled, the event was
         not accepted.
 
         Raises:
@@ -294,22 +352,34 @@ class Router:
         """
         attempt = Attempt(event, trio.current_time(), trio.current_effective_deadline())
         sender: Sender = Waiter(attempt, next(self._tickets))
-        deadlock = self._deadlock(sender, obstacle)
-        if deadlock is not None:
-            raise deadlock
-        self._note_obstacle(sender, obstacle)
+        error: Exception | None = self._deadlock(sender, obstacle)
         try:
-            error = await sender.wait(obstacle.senders)
+            if error is not None:
+                # Perhaps another reader was started a moment ago, and begins to read now. It has
+                # had its turn after the second checkpoint, if not before.
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+                next_obstacle = self.offer(event)
+                if next_obstacle is None:
+                    return
+                obstacle = next_obstacle
+                error = self._deadlock(sender, obstacle)
+            if error is None:
+                self._note_obstacle(sender, obstacle)
+                try:
+                    error = await sender.wait(obstacle.senders)
+                finally:
+                    del self._obstacles[sender.task]
+                    self.pace.restart()
+            if error is not None:
+                raise error
         finally:
-            del self._obstacles[sender.task]
-            self.pace.restart()
-        if error is not None:
-            raise error
+            del error  # no reference cycle, which would keep the event
 
     @property
     def accepted(self) -> int:
         """How many events have been accepted."""
-        return self._routed + sum(isinstance(message, Event) for message in self.inbox)
+        return self._routed + self.inbox_used
 
     def tasks_waiting_send(self) -> int:
         """How many senders wait."""
@@ -326,10 +396,19 @@ class Router:
         subscription.coming += self._let_in(subscription, room)
         if subscription.senders:
             self._full.add(subscription)
+            subscription.watch_senders(first(subscription.senders).request.since)
+
+    def on_stall(self, subscription: SubscriptionActor) -> None:
+        """Refuse senders whose wait has become hopeless since it began."""
+        for sender in tuple(subscription.senders):
+            if sender.request.deadline < math.inf:
+                continue  # it has a way out
+            if deadlock := self._deadlock(sender, subscription):
+                sender.wake(deadlock)
 
     def on_close(self, subscription: SubscriptionActor) -> None:
         """Forget the subscription, and let in all that waited for it."""
-        self.post(Unsubscribe(subscription))
+        self._post_control(Unsubscribe(subscription))
         self.subscriptions.pop(subscription, None)
         self.waiters.pop(subscription, None)
         self._full.discard(subscription)
@@ -343,9 +422,9 @@ class Router:
         let_in = 0
         while obstacle.senders and let_in < room:
             sender = first(obstacle.senders)
-            next_obstacle = self.obstacle(sender.request.event)
+            next_obstacle = self.obstacle(sender.request.event, sender.request.passed)
             if next_obstacle is None:
-                self.post(sender.request.event)
+                self._post(sender.request.event)
                 sender.wake(None)
                 let_in += 1
             elif next_obstacle is obstacle:
@@ -353,6 +432,8 @@ class Router:
             elif error := self._deadlock(sender, next_obstacle):
                 sender.wake(error)
             else:
+                if isinstance(obstacle, SubscriptionActor):
+                    sender.request.passed.add(obstacle)
                 self._note_obstacle(sender, next_obstacle)
                 sender.move(next_obstacle.senders)
         return let_in
@@ -360,18 +441,21 @@ class Router:
     def _note_obstacle(self, sender: Sender, obstacle: Obstacle) -> None:
         self._obstacles[sender.task] = sender, obstacle
         if isinstance(obstacle, SubscriptionActor):
-            obstacle.watch_senders()
+            obstacle.watch_senders(sender.request.since)
 
     def _deadlock(self, sender: Sender, obstacle: Obstacle) -> DeadlockError | None:
         """The error to raise if waiting at the obstacle could never end.
 
         That is so if only the sender itself reads from the subscription, or only a task that
         waits for a subscription of which the same is true, and that will not give up before the
-        sender does.
+        sender does. (A deadline that has passed must have been moved: then nothing is known of it.)
         """
         last = sender
+        now = trio.current_time()
         for _ in range(len(self._obstacles) + 1):  # as many links as a chain can have
-            if isinstance(obstacle, Router) or last.request.deadline < sender.request.deadline:
+            if isinstance(obstacle, Router):
+                return None
+            if now <= last.request.deadline < sender.request.deadline:
                 return None
             reader = obstacle.only_reader
             if reader is sender.task:

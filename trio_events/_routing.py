@@ -105,7 +105,7 @@ class RoutingTable(Generic[T]):
         node.items[item] = self._added
         self._added += 1
         self._size += 1
-        self._forget(system)
+        self._forget(system, kind)
 
     def remove(self, item: T, system: Pattern, kind: Pattern | None) -> None:
         """Take out an item, under the patterns that it was added with, and all that held it."""
@@ -121,7 +121,7 @@ class RoutingTable(Generic[T]):
             parent.prune(label)
         self._size -= 1
         if self._size:
-            self._forget(system)
+            self._forget(system, kind)
         else:
             self.forget_routes()
 
@@ -159,10 +159,13 @@ class RoutingTable(Generic[T]):
         found |= {place: item for node in kinds for item, place in node.items.items()}
         return tuple(found[place] for place in sorted(found))
 
-    def _forget(self, system: Pattern) -> None:
-        """Forget the routes that a pattern may have a part in."""
+    def _forget(self, system: Pattern, kind: Pattern | None) -> None:
+        """Forget the routes that two patterns may have a part in."""
         stale: Iterable[str]
         if system.literal is not None:
+            if kind is not None and kind.literal is not None:
+                self._forget_one(system.literal, kind.literal)
+                return
             stale = (system.literal,)
         elif len(self.routes) <= _CHECKED_ONE_BY_ONE:
             stale = [name for name in self.routes if system.matches(name)]
@@ -170,6 +173,14 @@ class RoutingTable(Generic[T]):
             stale = list(self.routes)
         for name in stale:
             self._remembered -= len(self.routes.pop(name, ()))
+
+    def _forget_one(self, system: str, kind: str) -> None:
+        routes = self.routes.get(system, {})
+        if kind in routes:
+            del routes[kind]
+            self._remembered -= 1
+            if not routes:
+                del self.routes[system]
 
 
 def _path(system: Pattern, kind: Pattern | None) -> tuple[Segment, ...]:

@@ -180,14 +180,14 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event[DataT_co]:
-        await next(self._pace.steps)()
         front = self._front
+        if front is None:
+            self._actor.note_reader()
+            front = self._front = self._actor.buffer.front
+        await next(self._pace.steps)()
         # What `take` comes to when there is nothing else to do: a fifth less for each event.
         if front and not self._actor.pressed:
             return front.pop()  # type: ignore[return-value]  # a cast is a call
-        if front is None:
-            self._actor.note_reader()
-            self._front = self._actor.buffer.front
         while True:
             try:
                 return cast("Event[DataT_co]", self._actor.take())

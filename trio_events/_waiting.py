@@ -48,7 +48,9 @@ class Waiter(Generic[Request, Reply]):
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
-        return self._reply
+        reply = self._reply
+        del self._reply  # it may be an exception, whose traceback will refer to us
+        return reply
 
     def move(self, queue: OrderedDict[Waiter[Request, Reply], None]) -> None:
         """Leave the present queue for another one, at the place that the ticket gives."""
