@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias, final
 
 import attrs
@@ -324,17 +324,13 @@ class Router:
 
     # The gate
 
-    def obstacle(self, event: Event, passed: Collection[SubscriptionActor] = ()) -> Obstacle | None:
-        """What the sender of this event has to wait for, or None if it may go on.
-
-        It does not wait for those that it has passed: otherwise two that are always full could
-        send it to and fro for ever. What does not fit is held, an event a sender at most.
-        """
+    def obstacle(self, event: Event, sender: Sender | None = None) -> Obstacle | None:
+        """What the sender of this event has to wait for, or None if it may go on."""
         if self.inbox_used >= self.inbox_size:
             return self
         if self._full:
             for subscription in self._recipients(event):
-                if subscription in self._full and subscription not in passed:
+                if subscription in self._full and not _has_passed(sender, subscription):
                     return subscription
         return None
 
@@ -422,7 +418,7 @@ class Router:
         let_in = 0
         while obstacle.senders and let_in < room:
             sender = first(obstacle.senders)
-            next_obstacle = self.obstacle(sender.request.event, sender.request.passed)
+            next_obstacle = self.obstacle(sender.request.event, sender)
             if next_obstacle is None:
                 self._post(sender.request.event)
                 sender.wake(None)
@@ -472,6 +468,17 @@ class Router:
             if last not in obstacle.senders:
                 return None
         return None
+
+
+def _has_passed(sender: Sender | None, subscription: SubscriptionActor) -> bool:
+    """Whether a sender has waited long enough for a subscription that is full again.
+
+    It is when it has had its turn there, and nobody waits there now who came before. Otherwise two
+    that are always full could send it to and fro for ever. What does not fit is held.
+    """
+    if sender is None or subscription not in sender.request.passed:
+        return False
+    return not subscription.senders or first(subscription.senders).ticket > sender.ticket
 
 
 def _wanted(event: Event, route: Sequence[Target]) -> bool:
