@@ -6,7 +6,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench-routing mutants format clean
+.PHONY: help demo test lint quick soak bench-routing docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -14,7 +14,7 @@ help:  ## List the commands
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(DIR)
 
-test: lint soak  ## Everything CI runs: lint, soak, then the tests of the built wheel on every Python here
+test: lint docs soak  ## Everything CI runs: these three, then the tests of the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py
 
 lint: $(VENV)/dev  ## Check format, style, types, and the rules about trio
@@ -36,6 +36,10 @@ mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an
 	$(PIP) install --group mutants
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
+
+docs: $(VENV)/dev  ## Build the documentation: build/docs/html/index.html
+	$(BIN)/sphinx-build -M html docs build/docs --quiet --fail-on-warning --keep-going
+	@echo build/docs/html/index.html
 
 format: $(VENV)/dev  ## Let ruff format, and repair what it can
 	$(BIN)/ruff format .
@@ -59,5 +63,5 @@ $(VENV)/demo: $(VENV)/made pyproject.toml
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(PIP) install --group tests --group lint
+	$(PIP) install --group tests --group lint --group docs
 	touch $@

@@ -1,0 +1,100 @@
+"""How Sphinx makes the pages. `make docs` runs it, with warnings as errors and without a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import trio_events
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE / "_ext"))
+
+project = "trio_events"
+author = "The trio_events authors"
+copyright = author  # noqa: A001  # Sphinx wants this name
+
+extensions = [
+    "diagrams",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+]
+nitpicky = True
+nitpick_ignore = [("py:class", "hypothesis.strategies.SearchStrategy")]  # only in signatures
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "trio_events"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+myst_heading_anchors = 3
+pygments_style = "default"
+
+# Inventories, by hand: a build must not need the network. They are in the first version of the
+# format, which is plain text, and hold what these pages refer to. Add a line when a name is missing.
+intersphinx_mapping = {
+    name: (url, str(HERE / "inventories" / f"{name}.inv"))
+    for name, url in [
+        ("python", "https://docs.python.org/3/"),
+        ("trio", "https://trio.readthedocs.io/en/stable/"),
+        ("attrs", "https://www.attrs.org/en/stable/"),
+    ]
+}
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+default_role = "py:obj"  # in docstrings: `send` is a link if there is such a thing, else just code
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what follows."""
+    app.connect("missing-reference", find_public_name, priority=100)
+    app.connect("missing-reference", accept_plain_code, priority=900)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", hide_constructor)
+
+
+def find_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
+) -> nodes.reference | None:
+    """Annotations name the private module in which a class is defined: link to the public name."""
+    package, _, name = node["reftarget"].rpartition(".")
+    if not package.startswith("trio_events._") or name not in trio_events.__all__:
+        return None
+    domain = env.domains.python_domain
+    target = f"trio_events.{name}"
+    doc = node["refdoc"]
+    return domain.resolve_xref(env, doc, app.builder, "obj", target, node, content)
+
+
+def accept_plain_code(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
+) -> nodes.TextElement | None:
+    """What stands in single backquotes in a docstring need not be the name of anything."""
+    return content if node.get("reftype") == "obj" else None
+
+
+def hide_constructor(
+    app: Sphinx, what: str, name: str, obj: object, options: object, *signature: str | None
+) -> tuple[str, None] | None:
+    """Show no arguments for classes that applications do not construct."""
+    made_by_us = type(obj).__name__ in {"NoPublicConstructor", "EnumType"}
+    error = isinstance(obj, type) and issubclass(obj, BaseException)
+    return ("", None) if made_by_us or error else None
+
+
+def keep_colons(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """In the docstring of an attribute, napoleon takes what stands before a colon for its type."""
+    if what in {"attribute", "property", "data"} and lines:
+        lines.insert(0, "\\")  # which shows nothing, joined to the next line
