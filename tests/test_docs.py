@@ -36,8 +36,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("**/*.m
 
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 KNOWN = {"python", "py", "text", "console", "sh", "toml", "lua", ""}
-OUTPUT = re.compile(r"(?:It|The program) (?P<verb>prints|logs)[^`]*:")
-SHORT_OUTPUT = re.compile(r"\s*It prints `(?P<line>[^`\n]*)`")
+SHORT_OUTPUT = re.compile(r"\s*It prints `(?P<line>[^`\n]*)`\.")
+OUTPUT = re.compile(rf"(?:{SHORT_OUTPUT.pattern})?\s*It (?P<verb>prints|logs):")
 
 
 @attrs.define
