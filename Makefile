@@ -38,7 +38,7 @@ mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an
 	$(BIN)/mutmut results
 
 docs: $(VENV)/dev  ## Build the documentation: build/docs/html/index.html
-	$(BIN)/sphinx-build -M html docs build/docs --quiet --fail-on-warning --keep-going
+	$(BIN)/sphinx-build -M html docs build/docs --quiet --fresh-env --fail-on-warning --keep-going
 	@echo build/docs/html/index.html
 
 format: $(VENV)/dev  ## Let ruff format, and repair what it can

@@ -36,7 +36,8 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 myst_heading_anchors = 3
-pygments_style = "default"
+pygments_style = "sphinx"
+pygments_dark_style = "github-dark"
 
 # Inventories, by hand: a build must not need the network. They are in the first version of the
 # format, which is plain text, and hold what these pages refer to. Add a line when a name is missing.
@@ -60,7 +61,7 @@ def setup(app: Sphinx) -> None:
     app.connect("missing-reference", find_public_name, priority=100)
     app.connect("missing-reference", accept_plain_code, priority=900)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
-    app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("autodoc-process-signature", show_signature)
 
 
 def find_public_name(
@@ -83,13 +84,23 @@ def accept_plain_code(
     return content if node.get("reftype") == "obj" else None
 
 
-def hide_constructor(
-    app: Sphinx, what: str, name: str, obj: object, options: object, *signature: str | None
-) -> tuple[str, None] | None:
-    """Show no arguments for classes that applications do not construct."""
+def show_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    arguments: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Show how things are used, which is not always what they are to `inspect`."""
     made_by_us = type(obj).__name__ in {"NoPublicConstructor", "EnumType"}
-    error = isinstance(obj, type) and issubclass(obj, BaseException)
-    return ("", None) if made_by_us or error else None
+    if made_by_us or (isinstance(obj, type) and issubclass(obj, BaseException)):
+        return "", None  # nobody else constructs these
+    if returns and returns.startswith("~collections.abc.AsyncGenerator["):  # before its decorator
+        yielded = returns.partition("[")[2]
+        return arguments, f"~contextlib.AbstractAsyncContextManager[{yielded}"
+    return arguments, returns
 
 
 def keep_colons(
