@@ -17,7 +17,7 @@ sys.path.append(str(HERE / "_ext"))
 
 project = "trio_events"
 author = "The trio_events authors"
-copyright = author  # noqa: A001  # Sphinx wants this name
+copyright = author
 
 extensions = [
     "diagrams",
@@ -27,7 +27,9 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 nitpicky = True
-nitpick_ignore = [("py:class", "hypothesis.strategies.SearchStrategy")]  # only in signatures
+nitpick_ignore = [
+    ("py:class", "hypothesis.strategies.SearchStrategy")
+]  # only in signatures
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "trio_events"
@@ -53,14 +55,18 @@ intersphinx_mapping = {
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
-default_role = "py:obj"  # in docstrings: `send` is a link if there is such a thing, else just code
+default_role = (
+    "py:obj"  # in docstrings: `send` is a link if there is such a thing, else just code
+)
 
 
 def setup(app: Sphinx) -> None:
     """Connect what follows."""
     app.connect("missing-reference", find_public_name, priority=100)
     app.connect("missing-reference", accept_plain_code, priority=900)
-    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
+    app.connect(
+        "autodoc-process-docstring", keep_colons, priority=400
+    )  # before napoleon
     app.connect("autodoc-process-signature", show_signature)
 
 
@@ -97,7 +103,9 @@ def show_signature(
     made_by_us = type(obj).__name__ in {"NoPublicConstructor", "EnumType"}
     if made_by_us or (isinstance(obj, type) and issubclass(obj, BaseException)):
         return "", None  # nobody else constructs these
-    if returns and returns.startswith("~collections.abc.AsyncGenerator["):  # before its decorator
+    if returns and returns.startswith(
+        "~collections.abc.AsyncGenerator["
+    ):  # before its decorator
         yielded = returns.partition("[")[2]
         return arguments, f"~contextlib.AbstractAsyncContextManager[{yielded}"
     return arguments, returns

