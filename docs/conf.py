@@ -27,9 +27,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 nitpicky = True
-nitpick_ignore = [
-    ("py:class", "hypothesis.strategies.SearchStrategy")
-]  # only in signatures
+# It stands in signatures only, and is not worth an inventory.
+nitpick_ignore = [("py:class", "hypothesis.strategies.SearchStrategy")]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "trio_events"
@@ -55,9 +54,8 @@ intersphinx_mapping = {
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
-default_role = (
-    "py:obj"  # in docstrings: `send` is a link if there is such a thing, else just code
-)
+# In docstrings, `send` is a link if there is such a thing, else just code.
+default_role = "py:obj"
 
 
 def setup(app: Sphinx) -> None:
