@@ -10,8 +10,6 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-import trio_events
-
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "_ext"))
 
@@ -37,7 +35,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 myst_heading_anchors = 3
-pygments_style = "sphinx"
+pygments_style = "default"
 pygments_dark_style = "github-dark"
 
 # Inventories, by hand: a build must not need the network. They are in the first version of the
@@ -71,13 +69,15 @@ def setup(app: Sphinx) -> None:
 def find_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
 ) -> nodes.reference | None:
-    """Annotations name the private module in which a class is defined: link to the public name."""
-    package, _, name = node["reftarget"].rpartition(".")
-    if not package.startswith("trio_events._") or name not in trio_events.__all__:
+    """Find what annotations and docstrings name as it is named inside the package."""
+    module, _, name = node["reftarget"].rpartition(".")
+    if module.startswith("trio_events._"):
+        target = f"trio_events.{name}"
+    elif node["reftype"] == "obj":  # in a docstring of `trio_events.testing`
+        target = f"trio_events.{node['reftarget']}"
+    else:
         return None
-    domain = env.domains.python_domain
-    target = f"trio_events.{name}"
-    doc = node["refdoc"]
+    domain, doc = env.domains.python_domain, node["refdoc"]
     return domain.resolve_xref(env, doc, app.builder, "obj", target, node, content)
 
 
@@ -85,7 +85,7 @@ def accept_plain_code(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
 ) -> nodes.TextElement | None:
     """What stands in single backquotes in a docstring need not be the name of anything."""
-    return content if node.get("reftype") == "obj" else None
+    return content if node["reftype"] == "obj" else None
 
 
 def show_signature(
