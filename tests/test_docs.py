@@ -6,7 +6,8 @@ How a page is written for it:
 - If its first line is a comment with a file name, as in `# test_shop.py`, and the name begins so,
   pytest runs it. It can import the other files of the page.
 - A block of `text` that follows a program, introduced by "It prints:" or "It logs:", is its
-  output. "It prints `…`." does for one line. A program that logs a warning must say so.
+  output. "It prints `…`." does for one line. A program that logs a warning must say so; of a
+  traceback that is logged with it, nothing is shown.
 - A block of `console` is `python -m trio_events …` after a `$`, and what that prints.
 - A block of `py` does not run: code with other libraries, to compare with. So do `sh` and `toml`.
 
@@ -38,7 +39,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("**/*.m
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 KNOWN = {"python", "py", "text", "console", "sh", "toml", "lua", ""}
 SHORT_OUTPUT = re.compile(r"\s*It prints `(?P<line>[^`\n]*)`\.")
-OUTPUT = re.compile(rf"(?:{SHORT_OUTPUT.pattern})?\s*It (?P<verb>prints|logs):")
+OUTPUT = re.compile(rf"(?:{SHORT_OUTPUT.pattern})?\s*It (?P<verb>prints|logs)(?:, [^:`]*)?:")
 
 
 @attrs.define
