@@ -27,7 +27,9 @@ extensions = [
 nitpicky = True
 # It stands in signatures only, and is not worth an inventory.
 nitpick_ignore = [("py:class", "hypothesis.strategies.SearchStrategy")]
-nitpick_ignore_regex = [("py:class", r"trio_events\._\w+\.\w+T(_co)?")]  # type variables
+nitpick_ignore_regex = [
+    ("py:class", r"trio_events\._\w+\.\w+T(_co)?")
+]  # type variables
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "trio_events"
