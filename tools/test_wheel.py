@@ -6,6 +6,7 @@
 4. They must pass on every other Python found here that `requires-python` allows.
 5. They must pass with the oldest dependencies allowed, on the oldest of these Pythons.
 
+Steps 3 to 5 run side by side, as many as there are processors, and are shown one after the other.
 The first failure ends it. The last line printed is pytest's summary.
 """
 
@@ -15,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 Version = tuple[int, int]
@@ -41,21 +44,44 @@ def main() -> None:
     oldest = min(pythons)
     lower_bounds = [dependency.replace(">=", "==") for dependency in PROJECT["dependencies"]]
 
-    heading(f"Python {text(this)}, types and branch coverage")
+    heading(f"Python {text(this)}, types")
     venv = install_wheel(pythons[this], "coverage")
     verify_types(venv)
-    pytest(venv, "coverage", "run", "-m")
-    run(venv / "bin/python", "-m", "coverage", "report")
 
+    # The longest first. Each says under which heading it is shown.
+    jobs: list[tuple[str, Callable[[], str]]] = [
+        (f"Python {text(this)}, branch coverage", lambda: cover(venv))
+    ]
     for version in sorted({*pythons, *declared_versions()} - {this}):
         if version in pythons:
-            heading(f"Python {text(version)}")
-            pytest(install_wheel(pythons[version], text(version)))
+            jobs.append(
+                (f"Python {text(version)}", lambda v=version: test(pythons[v], text(v)))  # type: ignore[misc]  # mypy cannot infer the default's type
+            )
         else:
             heading(f"Python {text(version)} NOT FOUND on this machine, and so NOT TESTED")
+    title = f"Python {text(oldest)}, oldest dependencies: {', '.join(lower_bounds)}"
+    jobs.append((title, lambda: test(pythons[oldest], "oldest", *lower_bounds)))
 
-    heading(f"Python {text(oldest)}, oldest dependencies: {', '.join(lower_bounds)}")
-    pytest(install_wheel(pythons[oldest], "oldest", *lower_bounds))
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        results = [(title, pool.submit(job)) for title, job in jobs]
+        for title, result in results:
+            output = result.exception() or result.result()
+            heading(title)
+            print(str(output).rstrip(), flush=True)
+            if isinstance(output, BaseException):
+                pool.shutdown(cancel_futures=True)
+                sys.exit("Failed.")
+
+
+def cover(venv: Path) -> str:
+    """Run the tests and see which branches of the package they take."""
+    tested = pytest(venv, "coverage", "run", "-m")
+    return run(venv / "bin/python", "-m", "coverage", "report") + tested
+
+
+def test(python: str, name: str, *requirements: str) -> str:
+    """Run the tests in an environment of their own."""
+    return pytest(install_wheel(python, name, *requirements))
 
 
 def find_pythons() -> dict[Version, str]:
@@ -125,19 +151,33 @@ def verify_types(venv: Path) -> None:
         sys.exit(f"That was not the wheel, but {types['packageRootDirectory']}.")
 
 
-def pytest(venv: Path, *runner: str) -> None:
+def pytest(venv: Path, *runner: str) -> str:
     """Run the tests in an environment, having made sure that they get the wheel."""
     python = venv / "bin/python"
     where = f"import sys, {PACKAGE} as p; assert p.__file__.startswith(sys.prefix), p.__file__"
     run(python, "-c", where)
-    run(python, "-m", *runner, "pytest", "--quiet")
+    return run(python, "-m", *runner, "pytest", "--quiet")
 
 
-def run(*command: str | Path) -> None:
-    """Run a command in the project's directory. If it fails, so does all of this."""
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRON, check=False)
+def run(*command: str | Path) -> str:
+    """Run a command in the project's directory; returns what it printed.
+
+    Raises:
+      RuntimeError: If it failed; with what it printed.
+    """
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=ENVIRON,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        sys.exit(f"Failed with {done.returncode}: {' '.join(map(str, command))}")
+        line = " ".join(map(str, command))
+        raise RuntimeError(f"{done.stdout}\nFailed with {done.returncode}: {line}")
+    return done.stdout
 
 
 def heading(line: str) -> None:
