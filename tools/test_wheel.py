@@ -18,6 +18,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 Version = tuple[int, int]
@@ -50,17 +51,16 @@ def main() -> None:
 
     # The longest first. Each says under which heading it is shown.
     jobs: list[tuple[str, Callable[[], str]]] = [
-        (f"Python {text(this)}, branch coverage", lambda: cover(venv))
+        (f"Python {text(this)}, branch coverage", partial(cover, venv))
     ]
     for version in sorted({*pythons, *declared_versions()} - {this}):
         if version in pythons:
-            jobs.append(
-                (f"Python {text(version)}", lambda v=version: test(pythons[v], text(v)))  # type: ignore[misc]  # mypy cannot infer the default's type
-            )
+            job = partial(test, pythons[version], text(version))
+            jobs.append((f"Python {text(version)}", job))
         else:
             heading(f"Python {text(version)} NOT FOUND on this machine, and so NOT TESTED")
     title = f"Python {text(oldest)}, oldest dependencies: {', '.join(lower_bounds)}"
-    jobs.append((title, lambda: test(pythons[oldest], "oldest", *lower_bounds)))
+    jobs.append((title, partial(test, pythons[oldest], "oldest", *lower_bounds)))
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         results = [(title, pool.submit(job)) for title, job in jobs]
