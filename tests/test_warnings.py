@@ -41,7 +41,7 @@ async def test_the_first_drop_of_an_episode_warns_once(
         [warning] = messages(log, logging.WARNING)
     assert re.fullmatch(
         rf"subscription 'a\.\*' kind='k\.\*\*' \(subscribed at {re.escape(__file__)}:\d+\) "
-        rf"has 4 unread events, all that its buffer takes: events are lost \({overflow.value}\)",
+        rf"is full: unread events: 4, further ones are lost \({overflow.value}\)",
         warning,
     )
 
@@ -65,13 +65,13 @@ async def test_an_episode_ends_when_the_buffer_is_half_empty(log: pytest.LogCapt
         assert messages(log, logging.INFO) == []
         subscription.channel().receive_nowait()  # two of four: it ends
         [summary] = messages(log, logging.INFO)
-        assert "has lost 4 events" in summary
+        assert "events lost since it was full: 4" in summary
         await send(3)
         assert len(messages(log, logging.WARNING)) == 1  # another one
         subscription.close()
         await wait_all_tasks_blocked()
         [summary] = messages(log, logging.INFO)
-        assert "has lost 1 events" in summary
+        assert "events lost since it was full: 1" in summary
 
 
 async def test_nothing_is_logged_where_nothing_is_lost(log: pytest.LogCaptureFixture) -> None:
@@ -112,7 +112,7 @@ async def test_a_sender_that_waits_is_reported_after_1_2_4_seconds_and_so_on(
     first, *_ = messages(log, logging.WARNING)
     assert re.fullmatch(
         rf"subscription 'a\.\*\*' \(subscribed at {re.escape(__file__)}:\d+\) "
-        "is full: 1 senders wait for room, the first for 1 s",
+        "is full: senders waiting for room: 1, the first for 1 s",
         first,
     )
 

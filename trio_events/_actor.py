@@ -169,7 +169,7 @@ class SubscriptionActor:
         if waited >= self._patience:
             _report(
                 logging.WARNING,
-                "%s is full: %d senders wait for room, the first for %.0f s",
+                "%s is full: senders waiting for room: %d, the first for %.0f s",
                 self.description(),
                 len(self.senders),
                 waited,
@@ -385,7 +385,7 @@ class SubscriptionActor:
             self.pressed = True
             _report(
                 logging.WARNING,
-                "%s has %d unread events, all that its buffer takes: events are lost (%s)",
+                "%s is full: unread events: %d, further ones are lost (%s)",
                 self.description(),
                 self.buffer.buffered,
                 self.buffer.overflow.value,
@@ -408,7 +408,7 @@ class SubscriptionActor:
             lost = self.buffer.dropped - self._dropped_before
             self._dropped_before = None
             self.pressed = False
-            _report(logging.INFO, "%s has lost %d events", self.description(), lost)
+            _report(logging.INFO, "%s: events lost since it was full: %d", self.description(), lost)
 
 
 def _report(level: int, message: str, *facts: object) -> None:

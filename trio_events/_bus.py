@@ -185,7 +185,7 @@ class EventBus(metaclass=NoPublicConstructor):
         except Exception as error:  # noqa: BLE001  # whatever leaves a callback ends the run
             refused = self._router.refused = self._router.refused + 1
             if refused & (refused - 1) == 0:  # the first, second, fourth, eighth ...
-                log.warning("send_soon: %d events refused, the last by %r", refused, error)
+                log.warning("send_soon: events refused: %d, the last by %r", refused, error)
 
     @overload
     async def subscribe(

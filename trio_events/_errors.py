@@ -143,7 +143,10 @@ class NoSubscribersError(EventBusError):
 
 
 class DeadlockError(EventBusError):
-    """The sender would wait for room that only the sender itself could make. Nothing was sent.
+    """The sender would wait for room that nobody can make. Nothing was sent.
+
+    Only the sender itself has ever read from the full subscription, or only a task that waits, by
+    whatever detours, for the sender. Tasks that are yet to read from it are not known.
 
     Details: `system`, `kind`: the patterns of the full subscription.
     """

@@ -152,10 +152,10 @@ class HandlerActor:
             scope.cancel()
         if left or running:
             log.warning(
-                "%s: the time to finish is over: %d calls of %s cancelled, %d events discarded",
+                "%s: the time to finish is over; calls of %s cancelled: %d, events discarded: %d",
                 self.actor.description(),
-                running,
                 name_of(self._registration.handler),
+                running,
                 left,
             )
 

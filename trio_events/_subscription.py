@@ -21,7 +21,7 @@ class SubscriptionStatistics:
     """The books of a subscription. matched = delivered + queued + dropped + discarded."""
 
     matched: int
-    """Events that the bus accepted and that match the subscription."""
+    """Events that match the subscription and that the router has handed to it."""
 
     delivered: int
     """Events that a reader got."""
