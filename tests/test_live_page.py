@@ -225,6 +225,7 @@ async def test_the_server_serves_the_page() -> None:
 
 
 CHROMIUM = [
+    "chromium",
     *["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
     *["--disable-background-networking", "--disable-component-update", "--disable-sync"],
     *["--disable-dev-shm-usage", "--remote-debugging-pipe", "about:blank"],
@@ -277,7 +278,7 @@ class Tab:
         })"""
         if not await self.evaluate(script % condition):
             page = await self.evaluate("document.body?.innerText")
-            pytest.fail(f"not within 10 s: {condition}\n{page}")
+            raise AssertionError(f"not within 10 s: {condition}\n{page}")
 
     async def rows(self) -> list[list[str]]:
         """What stands in the table."""
@@ -295,8 +296,8 @@ class Tab:
 
 
 @asynccontextmanager
-async def open_tab(chromium: str, profile: Path) -> AsyncGenerator[Tab]:
-    command = [chromium, *CHROMIUM, f"--user-data-dir={profile}"]
+async def open_tab(profile: Path) -> AsyncGenerator[Tab]:
+    command = [*CHROMIUM, f"--user-data-dir={profile}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     async with running("sh", "-c", PIPES, "sh", *command, **pipes) as process:
         assert process.stdin is not None
@@ -311,12 +312,13 @@ async def open_tab(chromium: str, profile: Path) -> AsyncGenerator[Tab]:
         await process.wait()
 
 
+@pytest.mark.skipif(
+    shutil.which("chromium") is None,
+    reason="there is no chromium on PATH (on Debian: apt-get install chromium)",
+)
 async def test_the_page_shows_events_live_in_a_browser(tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium on PATH (on Debian: apt-get install chromium)")
     with trio.fail_after(TIME_LIMIT):
-        async with serving() as server, open_tab(chromium, tmp_path) as tab:
+        async with serving() as server, open_tab(tmp_path) as tab:
             await tab.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
             await tab.wait_until("document.querySelector('#state')?.textContent === 'live'")
             assert await tab.rows() == []
