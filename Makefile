@@ -4,9 +4,11 @@ PYTHON = python3
 SECONDS = 20
 VENV = .venv
 BIN = $(VENV)/bin
+BENCH = .venv-bench
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench-routing docs mutants format clean
+.PHONY: help demo test lint quick soak bench bench-quick profile bench-routing docs mutants \
+	format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -29,6 +31,15 @@ quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k 
 soak: $(VENV)/dev  ## Let random tasks loose on a bus, and see that nothing is left: make soak [SECONDS=20]
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
+bench: $(BENCH)/made  ## Measure the bus next to its peers, and write what the docs show (minutes)
+	$(BENCH)/bin/python -m benchmarks.run
+
+bench-quick: $(BENCH)/made  ## Only the ratios that the bus wants to reach, in a minute
+	$(BENCH)/bin/python -m benchmarks.run --quick
+
+profile: $(BENCH)/made  ## See where the time goes when ten subscribers read
+	$(BENCH)/bin/python -m benchmarks.profiling
+
 bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
 	$(BIN)/python benchmarks/routing.py
 
@@ -46,7 +57,7 @@ format: $(VENV)/dev  ## Let ruff format, and repair what it can
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove all that these commands made
-	rm -rf $(VENV) build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -r {} +
 
 # Each of these files marks a step that is done; pyproject.toml says what goes into it.
@@ -64,4 +75,11 @@ $(VENV)/demo: $(VENV)/made pyproject.toml
 
 $(VENV)/dev: $(VENV)/demo
 	$(PIP) install --group tests --group lint --group docs
+	touch $@
+
+# On its own: the peers pull in much, and must not decide which versions the tests run with.
+$(BENCH)/made: pyproject.toml
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip -qq --disable-pip-version-check install --upgrade pip
+	$(BENCH)/bin/python -m pip -qq --disable-pip-version-check install --editable . --group bench
 	touch $@
