@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from time import perf_counter
+from time import process_time
 
 import psutil
 import trio
@@ -40,9 +40,9 @@ async def idle() -> float:
 async def many() -> float:
     """Seconds to open each of very many subscriptions; and those that we look at work."""
     async with open_event_bus(max_subscriptions=MANY + 1) as bus:
-        started = perf_counter()
+        started = process_time()
         subscriptions = await subscribe(bus, MANY)
-        took = perf_counter() - started
+        took = process_time() - started
         for number, subscription in [*enumerate(subscriptions)][::10]:
             await bus.send(f"orders.shop{number}", "order.created", "/orders/123", number)
             event = await subscription.channel().receive()

@@ -59,7 +59,7 @@ def _bars(outcomes: Sequence[Outcome]) -> Figure:
     panels = figure.subplots(len(outcomes), 1, height_ratios=heights, squeeze=False)
     for axes, outcome in zip(panels[:, 0], outcomes, strict=True):
         spreads = {name: Spread.of(figures) for name, figures in outcome.figures.items()}
-        names = sorted(spreads, key=lambda name: spreads[name].median, reverse=True)
+        names = sorted(spreads, key=lambda name: spreads[name].median)
         medians = [1e-6 / spreads[name].median for name in names]
         bars = axes.barh(
             names,
@@ -73,6 +73,7 @@ def _bars(outcomes: Sequence[Outcome]) -> Figure:
         )
         axes.bar_label(bars, [f" {median:.2g}" for median in medians])
         axes.invert_yaxis()
+        axes.margins(x=0.1)  # for the figure after the longest bar
         axes.set_title(outcome.scenario.name, loc="left")
     panels[-1, 0].set_xlabel("million deliveries a second; the lines are half of the rounds")
     figure.tight_layout()
@@ -93,6 +94,7 @@ def _growth(outcomes: Mapping[str, Outcome]) -> Figure:
     for ending, color in ((scenarios.REMEMBERED, OURS), (scenarios.NEVER_SEEN, BATCHES)):
         cases = [f"{depth}{ending}" for depth in scenarios.DEPTHS]
         _line(middle, outcome, scenarios.DEPTHS, cases, ending.removeprefix(", "), color)
+    middle.set_xticks(scenarios.DEPTHS)
     middle.set_xlabel("segments in name and pattern")
     outcome = outcomes[scenarios.PAYLOAD]
     for owner, color in (("trio_events", OURS), ("trio memory channel", THEIRS)):

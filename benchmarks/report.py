@@ -9,17 +9,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from rich.console import Console
 from rich.table import Table
 
 from . import peers, scenarios
-from .measuring import Outcome, Spread
+from .measuring import BYTES, Outcome, Spread
 from .targets import Row
-
-BYTES: Final = "bytes"
 
 
 @attrs.frozen
@@ -86,12 +84,10 @@ def amount(figure: float, unit: str) -> str:
     return f"{figure * 1e6:,.3g} µs" if figure < 1e-3 else f"{figure * 1e3:,.3g} ms"
 
 
-def a_second(figure: float, unit: str) -> str:
-    """How many units there are in a second."""
-    if unit == BYTES:
-        return ""
+def a_second(figure: float) -> str:
+    """How many there are in a second."""
     count = 1 / figure
-    return f"{count / 1e6:.2f} M" if count >= 1e4 else f"{count:,.0f}"
+    return f"{count / 1e6:.3g} M" if count >= 1e4 else f"{count:,.0f}"
 
 
 def measured(row: Row) -> str:
@@ -135,18 +131,21 @@ def print_targets(console: Console, rows: Sequence[Row]) -> None:
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """A table of one scenario."""
     unit = outcome.scenario.unit
-    table = Table(outcome.scenario.name, title_justify="left")
-    for heading in (f"a {unit}" if unit != BYTES else "", "half of the rounds", "a second"):
+    is_throughput = unit == "delivery"
+    headings = [
+        "" if unit == BYTES else f"per {unit}",
+        "half of the rounds",
+        *["a second"] * is_throughput,
+    ]
+    table = Table(outcome.scenario.name)
+    for heading in headings:
         table.add_column(heading, justify="right")
     for name, spread in in_order(outcome):
-        table.add_row(
-            name,
-            amount(spread.median, unit),
-            f"{amount(spread.low, unit)} – {amount(spread.high, unit)}",
-            a_second(spread.median, unit),
-        )
+        low, median, high = (amount(figure, unit) for figure in attrs.astuple(spread))
+        cells = [name, median, f"{low} – {high}"]
+        table.add_row(*cells, *[a_second(spread.median)] * is_throughput)
     for name, error in outcome.errors.items():
-        table.add_row(name, "failed", error, "")
+        table.add_row(name, "failed", error)
     console.print(table)
 
 
@@ -188,7 +187,7 @@ def as_json(
             {
                 "name": outcome.scenario.name,
                 "unit": "bytes" if outcome.scenario.unit == BYTES else "seconds",
-                "of": outcome.scenario.unit,
+                "per": outcome.scenario.unit,
                 "cases": {
                     name: {**shorter(spread), "rounds": [*map(short, outcome.figures[name])]}
                     for name, spread in in_order(outcome)

@@ -14,7 +14,7 @@ from . import report, targets
 from .measuring import Outcome, measure
 from .scenarios import everything, those_with_targets
 
-ROUNDS = 15
+ROUNDS = 11
 QUICK_ROUNDS = 5
 DIRECTORY = Path("docs/benchmarks")
 

@@ -25,7 +25,7 @@ from trio_events import (
 )
 
 from . import peers
-from .measuring import TIME_LIMIT, Case, Load, Scenario, start_clock, stop_clock
+from .measuring import BYTES, TIME_LIMIT, Case, Load, Scenario, start_clock, stop_clock
 from .peers import on_trio
 
 ONE_TO_ONE: Final = "1→1"
@@ -444,7 +444,7 @@ def in_new_process(what: str) -> float:
 
 def memory(rounds: int) -> Scenario:
     """What an idle subscription takes."""
-    return Scenario(MEMORY, "bytes", {OURS: lambda: in_new_process("idle")}, rounds)
+    return Scenario(MEMORY, BYTES, {OURS: lambda: in_new_process("idle")}, rounds)
 
 
 def many() -> Scenario:
@@ -462,7 +462,9 @@ def everything(rounds: int) -> list[Scenario]:
         *callbacks(rounds, quick=False),
         *bursts(rounds),
         *always_full(rounds),
-        matching(rounds // 2),  # to open 10,000 subscriptions takes long, and the spread is small
+        matching(
+            (rounds + 1) // 2
+        ),  # to open 10,000 subscriptions takes long, and the spread is small
         never_seen(rounds),
         depth(rounds),
         payload(rounds),
@@ -481,7 +483,7 @@ def those_with_targets(rounds: int) -> list[Scenario]:
         *queues(rounds, FAN_OUTS, quick=True),
         *callbacks(rounds, (ONE_TO_HUNDRED,), quick=True),
         *always_full(rounds, (ONE_TO_ONE,)),
-        matching(rounds // 2, (10, 10_000), (WILDCARD,)),
+        matching((rounds + 1) // 2, (10, 10_000), (WILDCARD,)),
         latency(rounds),
         life(rounds),
         memory(1),
