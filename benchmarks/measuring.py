@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import process_time
 from typing import TypeAlias
 
@@ -13,6 +13,8 @@ import attrs
 
 TIME_LIMIT = 60  # seconds for one round: a peer that hangs is reported like one that fails
 
+BUFFER = 256  # events: what everybody's buffers take, where they are bounded
+PAYLOAD = {"total": 42}
 BYTES = "byte"
 
 Case: TypeAlias = Callable[[], float]
@@ -64,6 +66,13 @@ class Load:
         if list(counts) != [self.events] * self.subscribers:
             raise AssertionError(f"{self.events} events to each were sent, {counts} arrived")
         return took / (self.events * self.subscribers)
+
+
+Publish: TypeAlias = Callable[[int], Awaitable[None]]
+"""Publishes so many events."""
+
+Subscribe: TypeAlias = Callable[[Callable[[], None]], Awaitable[int]]
+"""Subscribes, calls the function, receives all events, and returns how many there were."""
 
 
 @attrs.frozen

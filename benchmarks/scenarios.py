@@ -25,7 +25,7 @@ from trio_events import (
 )
 
 from . import peers
-from .measuring import BYTES, TIME_LIMIT, Case, Load, Scenario, start_clock, stop_clock
+from .measuring import BUFFER, BYTES, TIME_LIMIT, Case, Load, Scenario, start_clock, stop_clock
 from .peers import on_trio
 
 ONE_TO_ONE: Final = "1→1"
@@ -102,7 +102,9 @@ def bursts(rounds: int) -> list[Scenario]:
     ]
 
 
-def always_full(rounds: int, names: Sequence[str] = (ONE_TO_ONE, TEN_TO_ONE)) -> list[Scenario]:
+def always_full(
+    rounds: int, names: Sequence[str] = (ONE_TO_ONE, TEN_TO_ONE), *, quick: bool
+) -> list[Scenario]:
     """Publishers are always ahead of the one subscriber, which begins when the buffer is full."""
 
     async def read(subscription: Subscription, events: int) -> int:
@@ -123,7 +125,12 @@ def always_full(rounds: int, names: Sequence[str] = (ONE_TO_ONE, TEN_TO_ONE)) ->
         peers.TRIO_CHANNELS: partial(on_trio.channels, max_buffer_size=8, receive=receive),
     }
     return [
-        Scenario(ALWAYS_FULL + name, "delivery", peers.cases(adapters, LOADS[name]), rounds)
+        Scenario(
+            ALWAYS_FULL + name,
+            "delivery",
+            peers.cases(adapters, LOADS[name].shrunk(4 if quick else 1)),
+            rounds,
+        )
         for name in names
     ]
 
@@ -352,7 +359,7 @@ def latency(rounds: int) -> Scenario:
 
     async def one_hop() -> list[float]:
         async with trio.open_nursery() as nursery:
-            send_channel, receive_channel = trio.open_memory_channel[float](on_trio.BUFFER)
+            send_channel, receive_channel = trio.open_memory_channel[float](BUFFER)
 
             async def reader() -> None:
                 async for sent in receive_channel:
@@ -461,7 +468,7 @@ def everything(rounds: int) -> list[Scenario]:
         *queues(rounds, quick=False),
         *callbacks(rounds, quick=False),
         *bursts(rounds),
-        *always_full(rounds),
+        *always_full(rounds, quick=False),
         matching(
             (rounds + 1) // 2
         ),  # to open 10,000 subscriptions takes long, and the spread is small
@@ -482,7 +489,7 @@ def those_with_targets(rounds: int) -> list[Scenario]:
     return [
         *queues(rounds, FAN_OUTS, quick=True),
         *callbacks(rounds, (ONE_TO_HUNDRED,), quick=True),
-        *always_full(rounds, (ONE_TO_ONE,)),
+        *always_full(rounds, (ONE_TO_ONE,), quick=True),
         matching((rounds + 1) // 2, (10, 10_000), (WILDCARD,)),
         latency(rounds),
         life(rounds),

@@ -62,6 +62,10 @@ class Target:
             outcome.ratios(self.case, rival) if self.at_most else outcome.ratios(rival, self.case)
         )
         against = self.against if len(self.rivals) == 1 else f"{self.against}: {rival}"
+        # Or a target would be met because the one to beat is not there.
+        missing = [name for name in self.rivals if name in outcome.errors]
+        if missing:
+            against += f", without {' and '.join(missing)}, which failed"
         return self._row(Spread.of(ratios), against)
 
     def _row(self, measured: Spread | None, against: str, note: str = "") -> Row:

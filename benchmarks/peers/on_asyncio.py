@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Callable
 
-from ..measuring import TIME_LIMIT, Load, start_clock, stop_clock
-
-BUFFER = 256  # events
-PAYLOAD = {"total": 42}
-
-Publish: TypeAlias = Callable[[int], Awaitable[None]]
-"""Publishes so many events."""
-
-Subscribe: TypeAlias = Callable[[Callable[[], None]], Awaitable[int]]
-"""Subscribes, calls the function, receives all events, and returns how many there were."""
+from ..measuring import (
+    BUFFER,
+    PAYLOAD,
+    TIME_LIMIT,
+    Load,
+    Publish,
+    Subscribe,
+    start_clock,
+    stop_clock,
+)
 
 
 async def contest(load: Load, publish: Publish, subscribe: Subscribe) -> float:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeAlias
 
 import trio
 
 from trio_events import EventBus, Policy, Subscription, open_event_bus
 
-from ..measuring import TIME_LIMIT, Load, start_clock, stop_clock
+from ..measuring import (
+    BUFFER,
+    PAYLOAD,
+    TIME_LIMIT,
+    Load,
+    Publish,
+    Subscribe,
+    start_clock,
+    stop_clock,
+)
 
-BUFFER = 256  # events
 BURST = 128  # events that are published without a pause, where that is what is measured
-PAYLOAD = {"total": 42}
-
-Publish: TypeAlias = Callable[[int], Awaitable[None]]
-"""Publishes so many events."""
-
-Subscribe: TypeAlias = Callable[[Callable[[], None]], Awaitable[int]]
-"""Subscribes, calls the function, receives all events, and returns how many there were."""
 
 
 async def contest(load: Load, publish: Publish, subscribe: Subscribe) -> float:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from ..measuring import Load, start_clock, stop_clock
-
-PAYLOAD = {"total": 42}
-
+from ..measuring import PAYLOAD, Load, start_clock, stop_clock
 
 Handler: TypeAlias = Callable[..., None]
 Count: TypeAlias = Callable[[], int]
