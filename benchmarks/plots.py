@@ -15,7 +15,7 @@ from .measuring import Outcome, Spread
 # Readable on white and on black: the docs have both.
 TEXT: Final = "#7d7d7d"
 OURS: Final = "#2f8fd0"
-THEIRS: Final = "#9a9a9a"
+THEIRS: Final = "#b0b0b0"
 BATCHES: Final = "#e08a2c"
 
 STYLE: Final = {
@@ -71,7 +71,7 @@ def _bars(outcomes: Sequence[Outcome]) -> Figure:
             ],
             ecolor=TEXT,
         )
-        axes.bar_label(bars, [f" {median:.2g}" for median in medians])
+        axes.bar_label(bars, [f" {median:.3g}" for median in medians])
         axes.invert_yaxis()
         axes.margins(x=0.1)  # for the figure after the longest bar
         axes.set_title(outcome.scenario.name, loc="left")
@@ -101,8 +101,8 @@ def _growth(outcomes: Mapping[str, Outcome]) -> Figure:
         cases = [f"{size}, {owner}" for size in scenarios.SIZES]
         _line(right, outcome, [*scenarios.SIZES], cases, owner, color)
     right.set_xlabel("size of the data")
+    left.set_ylim(0, 1.3 * left.get_ylim()[1])  # for the legends; the panels share it
     for axes in (left, middle, right):
-        axes.set_ylim(bottom=0)
         axes.legend(frameon=False, labelcolor=TEXT)
     figure.tight_layout()
     return figure
