@@ -92,14 +92,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         """
         self._actor.note_reader()
         await next(self._actor.pace.steps)()
-        while True:
-            try:
-                return cast("Event[DataT_co]", self._actor.take())
-            except trio.WouldBlock:
-                pass
-            events = await self._actor.wait_for_list(1)
-            if events:
-                return cast("Event[DataT_co]", events[0])
+        return cast("Event[DataT_co]", await self._actor.receive())
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Event[DataT_co]:
@@ -188,16 +181,10 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
         # What `take` comes to when there is nothing else to do: a fifth less for each event.
         if front and not self._actor.pressed:
             return front.pop()  # type: ignore[return-value]  # a cast is a call
-        while True:
-            try:
-                return cast("Event[DataT_co]", self._actor.take())
-            except trio.WouldBlock:
-                pass
-            except trio.EndOfChannel:
-                raise StopAsyncIteration from None
-            events = await self._actor.wait_for_list(1)
-            if events:
-                return cast("Event[DataT_co]", events[0])
+        try:
+            return cast("Event[DataT_co]", await self._actor.receive())
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
 
 @final
@@ -213,20 +200,14 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> list[Event[DataT_co]]:
-        self._actor.note_reader()
-        if self._actor.buffer.buffered:
+        actor = self._actor
+        actor.note_reader()
+        if actor.buffer.buffered:
             await trio.lowlevel.checkpoint()
-        while True:
-            try:
-                events = self._actor.take_list(self._max_size)
-                return cast("list[Event[DataT_co]]", events)  # noqa: ASYNC910  # only if `buffered`
-            except trio.WouldBlock:
-                pass
-            except trio.EndOfChannel:
-                raise StopAsyncIteration from None
-            events = await self._actor.wait_for_list(self._max_size)
-            if events:
-                return cast("list[Event[DataT_co]]", events)
+        try:
+            return cast("list[Event[DataT_co]]", await actor.receive_list(self._max_size))
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
 
 @final
