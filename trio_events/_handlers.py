@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias, TypeVar, assert_never, final
@@ -16,7 +18,7 @@ from ._errors import EventBusError
 from ._event import Event
 from ._overflow import Overflow, check_count
 from ._router import Router
-from ._subscription import EventIterator, Subscription
+from ._subscription import Subscription
 from ._supervision import (
     CloseSubscription,
     DeadLetter,
@@ -40,6 +42,8 @@ log: Final = logging.getLogger("trio_events")
 
 def is_async(function: object) -> bool:
     """Whether calling this gives something to await."""
+    while isinstance(function, functools.partial):
+        function = function.func
     call = getattr(type(function), "__call__", None)  # noqa: B004  # not whether, but what
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
@@ -133,6 +137,8 @@ class HandlerActor:
     _on_dead_letter: DeadLetterHook | None
     _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)  # one a task
+    # How many calls were running when there was no more time for them.
+    _abandoned: int | None = attrs.field(default=None, init=False)
     # When the handler was restarted, on trio's clock; only what still counts.
     _restarts: deque[float] = attrs.field(factory=deque, init=False)
 
@@ -145,48 +151,69 @@ class HandlerActor:
             nursery.start_soon(self._run, scope, name=name)
 
     def abandon(self) -> None:
-        """Stop at once. What is left is counted and logged."""
-        left, running = self.actor.buffer.queued, self.actor.handling
-        self.actor.discard()
+        """Stop. What is left then is counted and logged."""
+        self._abandoned = self.actor.handling
         for scope in self._scopes:
             scope.cancel()
-        if left or running:
+
+    async def _run(self, scope: trio.CancelScope) -> None:
+        """Call the handler with one event after the other, until the subscription has ended."""
+        # All do so before one of them has an event, so that none is taken for the only reader.
+        self.actor.note_reader()
+        try:
+            with scope:
+                while (event := await self._next()) is not None:
+                    await self._handle(event)
+                    del event  # or it would live on until the next one comes
+        finally:
+            self._scopes.remove(scope)
+            if not self._scopes:
+                self._finish()
+            self._router.note_progress()
+
+    def _finish(self) -> None:
+        del self._router.handled[self.actor]
+        if self._abandoned is None:
+            return
+        left = self.actor.buffer.queued
+        self.actor.discard()
+        if left or self._abandoned:
             log.warning(
                 "%s: the time to finish is over; calls of %s cancelled: %d, events discarded: %d",
                 self.actor.description(),
                 name_of(self._registration.handler),
-                running,
+                self._abandoned,
                 left,
             )
 
-    async def _run(self, scope: trio.CancelScope) -> None:
-        """Call the handler with one event after the other, until the subscription has ended."""
-        events = aiter(self._subscription)
-        try:
-            with scope:
-                while (event := await self._next(events)) is not None:
-                    await self._handle(event)
-        finally:
-            self._scopes.remove(scope)
-            if not self._scopes:
-                del self._router.handled[self.actor]
-            self._router.note_progress()
-
-    async def _next(self, events: EventIterator) -> Event | None:
+    async def _next(self) -> Event | None:
         """The next event, or None if there will be none any more."""
         try:
             if self._registration.concurrency == 1:
-                return await anext(events)
+                return await self._take()
             async with self._turn:
-                return await anext(events)
-        except (StopAsyncIteration, trio.ClosedResourceError):
-            return None  # noqa: ASYNC910  # `anext` had one
+                return await self._take()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            return None  # noqa: ASYNC910  # `_take` had one
         except EventBusError as error:  # why the subscription has ended
             if isinstance(self._registration.on_error, Propagate):
                 raise
             log.error("%s", error)
             self.actor.discard()  # nothing; but the other tasks need not say so again
-            return None  # noqa: ASYNC910  # `anext` had one
+            return None  # noqa: ASYNC910  # `_take` had one
+
+    @trio.lowlevel.enable_ki_protection
+    async def _take(self) -> Event:
+        """As `EventChannel.receive`, and tells the router when there is nothing."""
+        await next(self.actor.pace.steps)()
+        while True:
+            try:
+                return self.actor.take()
+            except trio.WouldBlock:
+                self._router.note_progress()  # the last event may have gone to another reader
+            events = await self.actor.wait_for_list(1)
+            if events:
+                return events[0]
 
     async def _handle(self, event: Event) -> None:  # noqa: ASYNC910  # that is up to the handler
         """Call the handler with an event, as often as it takes."""
@@ -210,7 +237,9 @@ class HandlerActor:
                 if failure is None:
                     raise
                 self.actor.failures += 1
-                pause = self._treat(policy, event, failure, error)
+                pause = self._treat(policy, event, failure)
+                if pause is None:
+                    raise
                 if rest is not None:
                     raise rest  # noqa: ASYNC104  # what is left of the error
             finally:
@@ -222,40 +251,42 @@ class HandlerActor:
         await trio.sleep(pause)
         return policy.retry
 
-    def _treat(
-        self, policy: OnError, event: Event, failure: Exception, error: BaseException
-    ) -> float:
-        """Do what the policy says about a failure, or raise the error that it came with.
+    def _treat(self, policy: OnError, event: Event, failure: Exception) -> float | None:
+        """Do what the policy says about a failure.
 
         Returns:
-          In how many seconds to go on.
+          In how many seconds to go on, or None if what the handler raised is to leave.
         """
+        pause: float | None = 0
         match policy:
             case Propagate():
-                self._bury(event, failure)
-                raise error
+                pause = None
             case Log():
                 self._log(event, failure, "")
             case CloseSubscription():
                 self._log(event, failure, "; the subscription is closed")
                 self.actor.discard()
             case Restart():
-                now = trio.current_time()
-                while self._restarts and self._restarts[0] <= now - policy.within:
-                    self._restarts.popleft()
-                if len(self._restarts) == policy.max_restarts:
-                    self._bury(event, failure)
-                    raise error
-                pause: float = policy.backoff * 2 ** len(self._restarts)
-                self._restarts.append(now)
-                self._log(event, failure, f"; it goes on in {pause:g} s")
-                if not policy.retry:
-                    self._bury(event, failure)
-                return pause
+                pause = self._restart(policy)
+                if pause is not None:
+                    self._log(event, failure, f"; it goes on in {pause:g} s")
+                    if policy.retry:
+                        return pause
             case _ as never:
                 assert_never(never)
         self._bury(event, failure)
-        return 0
+        return pause
+
+    def _restart(self, policy: Restart) -> float | None:
+        """In how many seconds to restart, or None if there have been too many restarts."""
+        now = trio.current_time()
+        while self._restarts and self._restarts[0] <= now - policy.within:
+            self._restarts.popleft()
+        if len(self._restarts) == policy.max_restarts:
+            return None
+        pause = math.ldexp(policy.backoff, len(self._restarts))  # a power would overflow
+        self._restarts.append(now)
+        return pause
 
     def _log(self, event: Event, failure: Exception, consequence: str) -> None:
         log.error(
