@@ -91,7 +91,7 @@ async def test_handlers_whose_subscription_has_ended_are_waited_for(
     autojump_clock: MockClock,
 ) -> None:
     workers = Workers()
-    async with open_event_bus(drain_timeout=math.inf) as bus:
+    async with open_event_bus(checkpoint_every=1, drain_timeout=math.inf) as bus:
         closed = await bus.on(workers, "a")
         discarded = await bus.on(workers, "b")
         await fill(bus, "a", 2)
@@ -498,6 +498,16 @@ async def test_without_time_a_handler_that_is_done_leaves_nothing(
         await wait_all_tasks_blocked()
     assert recorder.seen == ["/x"]
     assert warnings(caplog) == []
+
+
+async def test_a_call_that_is_cancelled_is_logged_also_if_nothing_else_is_left(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_event_bus(drain_timeout=1) as bus:
+        await bus.on(Workers(), "a")
+        await bus.send("a", "k", "/x")
+    [warning] = warnings(caplog)
+    assert "cancelled: 1, events discarded: 0" in warning
 
 
 async def test_the_time_may_be_unlimited(autojump_clock: MockClock) -> None:

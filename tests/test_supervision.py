@@ -448,6 +448,16 @@ async def test_a_restart_counts_to_the_last_instant_of_the_window(
             assert enough
 
 
+async def test_a_window_of_no_time_holds_nothing_against_a_handler(
+    autojump_clock: MockClock,
+) -> None:
+    handler = Times(failures=5)
+    async with open_event_bus() as bus:
+        await bus.on(handler, "a", on_error=Restart(max_restarts=1, within=0, backoff=0))
+        await bus.send("a", "k", "/x")
+    assert handler.calls == [(0, "/x")] * 6
+
+
 async def test_the_budget_belongs_to_the_subscription(autojump_clock: MockClock) -> None:
     policy = Restart(max_restarts=1, backoff=1)
     first, second = Times(failures=1), Times(failures=1)
