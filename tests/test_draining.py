@@ -109,6 +109,21 @@ async def test_handlers_whose_subscription_has_ended_are_waited_for(
     assert_books(discarded, delivered=1, discarded=1)
 
 
+async def test_the_last_handler_whose_subscription_has_ended_ends_the_draining(
+    autojump_clock: MockClock,
+) -> None:
+    workers = Workers()
+    async with open_event_bus(checkpoint_every=1, drain_timeout=math.inf) as bus:
+        subscription = await bus.on(workers, "a")
+        await bus.send("a", "k", "/x")
+        await wait_all_tasks_blocked()
+        subscription.close()
+        bus.close()
+        await wait_all_tasks_blocked()
+        workers.release("/x")
+    assert workers.finished == ["/x"]
+
+
 async def test_handlers_may_send_and_other_handlers_and_subscriptions_get_it(
     autojump_clock: MockClock,
 ) -> None:
