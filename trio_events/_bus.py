@@ -509,9 +509,10 @@ class EventBus(metaclass=NoPublicConstructor):
     async def _drain(self) -> None:
         with trio.move_on_after(self._drain_timeout):
             await self._router.wait_drained()
-        self._router.close()
+        # First of all, or handlers that wait in `send` would fail with BusClosedError.
         for abandon in tuple(self._router.handled.values()):
             abandon()
+        self._router.close()
 
     def statistics(self) -> EventBusStatistics:
         """The state of the bus now. Not a checkpoint."""
@@ -667,6 +668,7 @@ async def open_event_bus(
                 yield bus
             except BaseException as error:
                 body_error = error
+                nursery.cancel_scope.cancel()  # or handlers that wait in `send` would fail, too
                 router.close()
                 raise
             else:

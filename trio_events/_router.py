@@ -67,7 +67,7 @@ class Router:
         self.handled: dict[SubscriptionActor, Callable[[], None]] = {}
         # While handlers finish what they have, only tasks in this nursery may send.
         self._draining: trio.Nursery | None = None
-        self._drained = trio.Event()
+        self._progress = trio.lowlevel.ParkingLot()
         self._routed = 0
         self.unmatched = 0
         self.refused = 0
@@ -290,25 +290,24 @@ class Router:
         self._draining = nursery
         self._unhindered = 0
         self._dismiss_senders()
-        self.note_progress()
 
     async def wait_drained(self) -> None:
         """Wait until no handler has anything left to do. A checkpoint, always."""
-        while True:
-            await self._drained.wait()
-            # Who was handed an event, and has not run since, looks idle. Now all of them run.
-            await trio.lowlevel.checkpoint()
-            if self._is_quiet():
-                return
-            self._drained = trio.Event()
+        await trio.lowlevel.checkpoint()
+        while self.inbox or not all(map(self._is_idle, self.handled)):
+            await self._progress.park()
 
     def note_progress(self) -> None:
-        """Look whether there is anything left for handlers to do."""
-        if self.draining and self._is_quiet():
-            self._drained.set()
+        """Have whoever waits for the end of draining look again, after the running task's turn."""
+        self._progress.unpark_all()
 
-    def _is_quiet(self) -> bool:
-        return not self.inbox and not any(s.handling or s.buffer.queued for s in self.handled)
+    def _is_idle(self, subscription: SubscriptionActor) -> bool:
+        """Whether the handler has nothing left to do. Not to be asked by the handler's task."""
+        # Not enough that nothing is queued: an event may be on its way to a task that waited,
+        # but then that task does not wait any more.
+        return not subscription.handling and any(
+            reader.task.parent_nursery is self._draining for reader in subscription.readers
+        )
 
     def _is_shut_out(self, task: trio.lowlevel.Task | None) -> bool:
         """Whether a task, or the running one, is none of those that may send while we drain."""
