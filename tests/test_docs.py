@@ -222,7 +222,8 @@ def test_every_page_is_in_the_table_of_contents() -> None:
         r"^([\w-]+/[\w-]+)$", (DOCS / "index.md").read_text("utf-8"), re.MULTILINE
     )
     pages = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.glob("*/*.md")}
-    assert sorted(contents) == sorted(pages)
+    included = {"benchmarks/table"}  # in another page
+    assert sorted(contents) == sorted(pages - included)
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -206,14 +206,9 @@ class HandlerActor:
     async def _take(self) -> Event:
         """As `EventChannel.receive`, and tells the router when there is nothing."""
         await next(self.actor.pace.steps)()
-        while True:
-            try:
-                return self.actor.take()
-            except trio.WouldBlock:
-                self._router.note_progress()  # the last event may have gone to another reader
-            events = await self.actor.wait_for_list(1)
-            if events:
-                return events[0]
+        if not self.actor.buffer.queued:
+            self._router.note_progress()  # the last event may have gone to another reader
+        return await self.actor.receive()
 
     async def _handle(self, event: Event) -> None:  # noqa: ASYNC910  # that is up to the handler
         """Call the handler with an event, as often as it takes."""

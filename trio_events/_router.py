@@ -299,7 +299,8 @@ class Router:
 
     def note_progress(self) -> None:
         """Have whoever waits for the end of draining look again, after the running task's turn."""
-        self._progress.unpark_all()
+        if self._draining is not None:
+            self._progress.unpark_all()
 
     def _is_idle(self, subscription: SubscriptionActor) -> bool:
         """Whether the handler has nothing left to do. Not to be asked by the handler's task."""
