@@ -5,14 +5,23 @@ from __future__ import annotations
 import functools
 import itertools
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar, final
 
 import attrs
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from trio_events import Event, EventChannel, Subscription
+from trio_events import Event, EventBus, EventChannel, Subscription
 
 T = TypeVar("T")
 
@@ -69,6 +78,31 @@ def drain(channel: EventChannel) -> list[str]:
 def tasks_living() -> int:
     """How many tasks there are in the whole run."""
     return trio.lowlevel.current_statistics().tasks_living
+
+
+@asynccontextmanager
+async def tidy(bus: EventBus) -> AsyncIterator[None]:
+    """After the block the same tasks, subscriptions, waiters and routes are there as before it.
+
+    Events may be sent in it: to remember that nobody wants one is to leave nothing behind.
+    """
+
+    def everything() -> list[object]:
+        router, statistics = bus._router, bus.statistics()
+        routes = [route for kinds in router.table.routes.values() for route in kinds.values()]
+        return [
+            attrs.evolve(statistics, accepted=0, unmatched=0, routes_remembered=0),
+            tasks_living(),
+            len(router.table),
+            list(router._paths),
+            {target for route in routes for target in route} <= set(router.subscriptions),
+        ]
+
+    await wait_all_tasks_blocked()
+    before = everything()
+    yield
+    await wait_all_tasks_blocked()
+    assert everything() == before
 
 
 @final
