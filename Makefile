@@ -7,8 +7,8 @@ BIN = $(VENV)/bin
 BENCH = .venv-bench
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench bench-quick profile bench-routing docs mutants \
-	format clean
+.PHONY: help demo test lint quick soak bench bench-quick profile bench-routing bench-requests \
+	docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,7 @@ lint: $(VENV)/dev  ## Check format, style, types, and the rules about trio
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	PATH=$(abspath $(BIN)):$$PATH pyright tests/typing  # it asks the first Python on PATH
 	$(BIN)/flake8 trio_events tests examples benchmarks
 
 quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k name']
@@ -42,6 +43,9 @@ profile: $(BENCH)/made  ## See where the time goes when ten subscribers read
 
 bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
 	$(BIN)/python benchmarks/routing.py
+
+bench-requests: $(VENV)/dev  ## Measure what a request costs while others are pending
+	$(BIN)/python benchmarks/requests.py
 
 mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an hour)
 	$(PIP) install --group mutants

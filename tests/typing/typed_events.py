@@ -1,0 +1,163 @@
+"""What type checkers say about typed events. Never run, only checked, by mypy and by pyright.
+
+Where a line is wrong on purpose, both of them must say so.
+"""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, assert_type
+
+import attrs
+import trio
+
+import trio_events as events
+from trio_events import (
+    Event,
+    EventBatches,
+    EventBus,
+    EventChannel,
+    EventIterator,
+    EventWaiter,
+    HandlerSet,
+    Overflow,
+    Subscription,
+)
+
+
+@attrs.frozen
+class Order:
+    number: int
+
+
+@attrs.frozen
+class Express(Order):
+    hours: int
+
+
+async def without_data_the_data_may_be_anything(bus: EventBus) -> None:
+    subscription = await bus.subscribe("orders")
+    assert_type(subscription, Subscription[object])
+    assert_type(await subscription.channel().receive(), Event[object])
+    async for event in subscription:
+        assert_type(event, Event[object])
+        assert_type(event.data, object)
+        print(event.data.number)  # type: ignore[attr-defined]  # not before it is looked at
+        if isinstance(event.data, Order):
+            assert_type(event.data, Order)
+
+
+async def data_narrows_whatever_the_channel_yields(bus: EventBus) -> None:
+    subscription = await bus.subscribe("orders", data=Order)
+    assert_type(subscription, Subscription[Order])
+    channel = subscription.channel()
+    assert_type(channel, EventChannel[Order])
+    assert_type(await channel.receive(), Event[Order])
+    assert_type(channel.receive_nowait(), Event[Order])
+    assert_type(channel.receive_nowait().data, Order)
+    assert_type(channel.receive_nowait().data.number, int)
+    assert_type(channel.receive_nowait().path, str)
+    assert_type(channel.batches(), EventBatches[Order])
+    assert_type(aiter(channel), EventIterator[Order])
+    assert_type(aiter(subscription), EventIterator[Order])
+    async for event in subscription:
+        assert_type(event, Event[Order])
+    async for event in channel:
+        assert_type(event, Event[Order])
+    async for batch in channel.batches(max_size=10):
+        assert_type(batch, list[Event[Order]])
+
+
+async def with_all_options(bus: EventBus) -> None:
+    async with await bus.subscribe(
+        "orders",
+        "order.*",
+        path="/orders/*",
+        data=Order,
+        check_data=True,
+        max_buffer_size=10,
+        overflow=Overflow.CLOSE,
+    ) as subscription:
+        assert_type(subscription, Subscription[Order])
+    assert_type(await events.subscribe("orders", data=Order, check_data=True), Subscription[Order])
+    assert_type(await events.subscribe("orders", path="/x"), Subscription[object])
+    assert_type(await bus.subscribe("orders", data=int), Subscription[int])
+
+
+async def what_is_checked_must_be_said(bus: EventBus) -> None:
+    await bus.subscribe("orders", check_data=True)  # type: ignore[call-overload]  # of which type?
+    await bus.subscribe("orders", data=1)  # type: ignore[call-overload]  # no type
+
+
+async def expected_events_may_have_any_data(bus: EventBus) -> None:
+    async with bus.expect("orders", "order.*", path="/orders/1") as waiter:
+        assert_type(waiter, EventWaiter)
+        assert_type(await waiter.event(), Event[object])
+        async for event in waiter.events():
+            assert_type(event, Event[object])
+    async with events.expect("orders") as waiter:
+        assert_type(waiter, EventWaiter)
+    assert_type(await bus.wait_for("orders"), Event[object])
+    assert_type(await events.wait_for("orders"), Event[object])
+    reply = await bus.request("orders", "order.place", "/orders/1", Order(1))
+    assert_type(reply, Event[object])
+    assert_type(reply.accepted, bool)
+    assert_type(await events.request("orders", "place", "/1", reply_kind="done"), Event[object])
+
+
+def an_event_has_the_type_of_its_data() -> None:
+    event = Event("orders", "order.created", "/orders/1", Order(1))
+    assert_type(event, Event[Order])
+    assert_type(event.data, Order)
+
+
+async def what_is_more_special_will_do(bus: EventBus) -> None:
+    async def ship(orders: Subscription[Order]) -> None:
+        async for order in orders:
+            assert_type(order.data.number, int)
+
+    def show(event: Event) -> None:
+        assert_type(event.data, object)
+
+    async def read(channel: trio.abc.ReceiveChannel[Event[Order]]) -> None:
+        assert_type((await channel.receive()).data, Order)
+
+    express = await bus.subscribe("orders", data=Express)
+    await ship(express)
+    show(express.channel().receive_nowait())
+    await read((await bus.subscribe("orders", data=Order)).channel())
+    anything = await bus.subscribe("orders")
+    await ship(anything)  # type: ignore[arg-type]  # it may have other data
+
+
+async def a_handler_may_say_what_data_it_expects(bus: EventBus) -> None:
+    handlers = HandlerSet()
+
+    @handlers.on("orders")
+    async def typed(event: Event[Order]) -> None:
+        assert_type(event.data, Order)
+
+    @handlers.on("orders")
+    async def untyped(event: Event) -> str:
+        assert_type(event.data, object)
+        return "done"
+
+    # A declared handler stays what it is.
+    same: Callable[[Event[Order]], Awaitable[None]] = typed
+    assert_type(await untyped(Event("a", "k", "/x", 1)), str)
+    assert_type(await bus.on(same, "orders"), Subscription[object])
+    assert_type(await bus.include(handlers), tuple[Subscription[object], ...])
+
+
+def without_parameters_these_are_of_object(
+    event: Event, subscription: Subscription, channel: EventChannel
+) -> None:
+    assert_type(event, Event[object])
+    assert_type(subscription, Subscription[object])
+    assert_type(channel, EventChannel[object])
+
+
+def anything_goes(event: Event[Any]) -> None:
+    assert_type(event.data, Any)
