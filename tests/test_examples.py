@@ -20,6 +20,7 @@ import trio
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ORDERS, FILE_INDEX = EXAMPLES / "orders.py", EXAMPLES / "file_index.py"
+CHECKOUT = EXAMPLES / "checkout.py"
 
 Row: TypeAlias = tuple[str, str, str]
 """What stands in the three columns of a line of the table: count, bytes, text."""
@@ -85,6 +86,40 @@ Events for "**": 8
   system     heartbeat          /health      None
   payments   payment.refunded   /payments/9  {'order_id': '123', 'amount': 99.99}
 
+"""
+    )
+
+
+# checkout.py
+
+
+def test_checkout_retries_payments_and_finishes_its_orders_before_it_closes() -> None:
+    assert (
+        output(CHECKOUT)
+        == """\
+   0 s  shop:    Ada orders tea
+   0 s  cashier: 3 euros from Ada
+   1 s  shop:    tea for Ada
+   1 s  shop:    about to close
+   1 s  shop:    Bob orders cake
+   1 s  cashier: 5 euros from Bob
+   2 s  cashier: no answer about 5 euros
+   4 s  cashier: 5 euros from Bob
+   5 s  cashier: no answer about 5 euros
+   9 s  cashier: 5 euros from Bob
+  10 s  shop:    cake for Bob
+  10 s  shop:    Cleo orders cake
+  10 s  shop:    cake is sold out
+  10 s  shop:    Dan orders tea
+  10 s  cashier: 3 euros from Dan
+  11 s  shop:    tea for Dan
+  11 s  shop:    closed
+
+The books:
+  /orders/1: order.completed, tea for Ada
+  /orders/2: order.completed, cake for Bob
+  /orders/3: order.rejected, cake for Cleo
+  /orders/4: order.completed, tea for Dan
 """
     )
 

@@ -176,6 +176,18 @@ async def test_without_asking_for_the_first_all_of_them_are_iterated_over(
         assert paths([event async for event in waiter.events()]) == ["/0", "/1"]
 
 
+async def test_the_first_event_is_one_that_nobody_has_iterated_over(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, bus.expect("a") as waiter:
+        for number in range(3):
+            await bus.send("a", "k", f"/{number}")
+        assert (await anext(waiter.events())).path == "/0"
+        assert (await waiter.event()).path == "/1"
+        assert (await anext(waiter.events())).path == "/2"
+        assert (await waiter.event()).path == "/1"
+
+
 async def test_expecting_is_never_in_the_way_of_a_sender(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus, bus.expect("a"), bus.expect("a", path="/x"):
         subscription = await bus.subscribe("a", max_buffer_size=2_000)
@@ -212,7 +224,6 @@ async def test_256_events_may_be_unread_and_one_more_ends_it(
         assert bus.statistics().open_waiters == 0
 
 
-@pytest.mark.xfail(reason="_bus.py: `_caller` takes contextlib for the caller", strict=True)
 async def test_a_warning_about_unread_events_names_the_line_that_expects(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

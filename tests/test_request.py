@@ -404,7 +404,7 @@ async def test_a_subscription_that_the_router_has_not_seen_yet_counts(
     async with open_event_bus(checkpoint_every=1000) as bus:
         event = Event("orders", "order.place", "/orders/1")
         subscription = await bus.subscribe("orders", "order.*", path=path)
-        assert bus.statistics().current_inbox_used == 1, "or this tests nothing"
+        assert len(bus._router.inbox) == 1, "or this tests nothing"
         assert bus._router.is_wanted(event)
         for other in (
             Event("users", "order.place", "/orders/1"),

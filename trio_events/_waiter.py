@@ -30,11 +30,14 @@ class EventWaiter(metaclass=NoPublicConstructor):
     async def event(self) -> Event:
         """Wait for the first event that matches; the same one each time.
 
+        If `events` was faster, the first one that it has not taken.
+
         A checkpoint, always. Several tasks may call this at once. Cancel-safe: if cancelled, the
         event is not lost.
 
         Raises:
           BusClosedError: If the bus was closed before there was one.
+          trio.ClosedResourceError: If the block was left before there was one.
         """
         async with self._turn:
             if self._first is None:
