@@ -40,8 +40,7 @@ class EventWaiter(metaclass=NoPublicConstructor):
           trio.ClosedResourceError: If the block was left before there was one.
         """
         async with self._turn:
-            if self._first is None:
-                self._first = await first_event(self._channel)
+            self._first = self._first or await first_event(self._channel)
         return self._first
 
     def events(self) -> EventIterator:
