@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 	docs mutants format clean
 
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(DIR)
