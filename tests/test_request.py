@@ -466,7 +466,6 @@ async def test_the_kind_of_replies_can_be_said(autojump_clock: MockClock) -> Non
             assert answer.kind == expected
 
 
-@pytest.mark.xfail(reason="_bus.py: the request itself is taken for the reply", strict=True)
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -610,9 +609,6 @@ async def test_the_reply_that_was_accepted_before_the_bus_was_closed_still_comes
         assert paths(replies) == ["/1"]
 
 
-@pytest.mark.xfail(
-    reason="_bus.py: looks for subscribers before it looks whether it is closed", strict=True
-)
 async def test_a_closed_bus_says_that_it_is_closed_not_that_nobody_is_there(
     autojump_clock: MockClock,
 ) -> None:
@@ -643,7 +639,6 @@ async def test_a_request_needs_the_permission_to_send_and_that_to_subscribe(
         assert_books(witness)
 
 
-@pytest.mark.xfail(reason="_bus.py: looks for subscribers before it asks the policy", strict=True)
 @pytest.mark.parametrize("refused", Action)
 async def test_who_may_not_ask_does_not_learn_whether_anybody_would_listen(
     refused: Action, autojump_clock: MockClock

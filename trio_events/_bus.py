@@ -32,7 +32,7 @@ from ._policy import Action, Policy
 from ._router import Obstacle, Router
 from ._subscription import EventChannel, Subscription
 from ._supervision import OnError, Propagate, check_seconds
-from ._terms import Terms
+from ._terms import Terms, check_class
 from ._waiter import EventWaiter, first_event
 
 DataT = TypeVar("DataT")
@@ -252,8 +252,8 @@ class EventBus(metaclass=NoPublicConstructor):
           SubscriptionLimitError: If `max_subscriptions` are open.
         """
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
-        if check_data and not isinstance(data, type):
-            raise TypeError(f"to check the data, it must be given as a class, not {data!r}")
+        if check_data:
+            check_class(data)
         await self._arrive("subscribe")
         return self._subscribe(terms, data if check_data else None)
 
@@ -326,6 +326,7 @@ class EventBus(metaclass=NoPublicConstructor):
         return tuple(subscriptions)
 
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
     async def expect(
         self, system: str, kind: str | None = None, *, path: str | None = None
     ) -> AsyncGenerator[EventWaiter]:
@@ -388,7 +389,8 @@ class EventBus(metaclass=NoPublicConstructor):
         """Send an event, and wait for the reply to it.
 
         The reply is the first event of the same system and the same path that is accepted after
-        this was called and whose kind matches `reply_kind`. `reply.accepted` tells yes from no.
+        this was called and whose kind matches `reply_kind`, and is not that of the request itself.
+        `reply.accepted` tells yes from no.
 
         A checkpoint, always. Waits as `send` does, then for the reply. Cancel-safe: if cancelled,
         nobody waits for the reply any more, but the request may have been sent.
@@ -410,8 +412,14 @@ class EventBus(metaclass=NoPublicConstructor):
         check_name(system, "system")
         check_name(kind, "kind")
         check_path(path)
-        replies = Pattern.parse(system), Pattern.parse(reply_kind)
+        # The path is taken as it is, also if it looks like a pattern.
+        patterns = Pattern.parse(system), Pattern.parse(reply_kind)
+        terms = Terms(*patterns, path, _MAX_UNREAD, Overflow.CLOSE)
         await self._arrive("request")
+        # First of all, so that who may not ask does not learn whether anybody would listen.
+        self._check_may_subscribe(terms)
+        if self._policy is not None:
+            self._check_may_send(system)
         if not self._router.is_wanted(Event(system, kind, path)):
             raise NoSubscribersError(
                 f"nobody has subscribed to {kind!r} of {system!r} with path {path!r}",
@@ -419,11 +427,14 @@ class EventBus(metaclass=NoPublicConstructor):
                 kind=kind,
                 path=path,
             )
-        # The path is taken as it is, also if it looks like a pattern.
-        waiter = self._expect(Terms(*replies, path, _MAX_UNREAD, Overflow.CLOSE))
+        waiter = self._make_actor(terms)
+        self._router.open_waiter(waiter)
         try:
             await self.send(system, kind, path, data)
-            return await first_event(EventChannel._create(waiter))
+            channel = EventChannel._create(waiter)
+            while (reply := await first_event(channel)).kind == kind:
+                pass  # that is a request, if not this one then another like it
+            return reply
         finally:
             waiter.discard()
 

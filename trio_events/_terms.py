@@ -44,3 +44,18 @@ class Terms:
             max_buffer_size,
             overflow,
         )
+
+
+def check_class(data: object) -> None:
+    """Refuse what no data can be checked against: all but the classes that `isinstance` takes.
+
+    Raises:
+      TypeError: If it is something else, such as a `TypedDict`.
+    """
+    checkable = isinstance(data, type)
+    try:
+        isinstance(None, data)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        checkable = False
+    if not checkable:
+        raise TypeError(f"to check the data, it must be given as a class, not {data!r}")
