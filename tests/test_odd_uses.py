@@ -1,5 +1,6 @@
 """Uses that few people think of: each has broken a bus once."""
 
+import enum
 import gc
 import logging
 import math
@@ -21,6 +22,7 @@ from trio_events import (
     Allow,
     BusClosedError,
     DeadlockError,
+    Event,
     EventBus,
     Overflow,
     Pattern,
@@ -28,6 +30,10 @@ from trio_events import (
     RulePolicy,
     open_event_bus,
 )
+from trio_events._actor import SubscriptionActor
+from trio_events._overflow import Buffer
+from trio_events._pace import Pace
+from trio_events._router import Router
 from trio_events._routing import RoutingTable
 
 from .observing import paths, tasks_living
@@ -371,7 +377,50 @@ def test_a_subscription_to_a_literal_pair_touches_one_remembered_route() -> None
     assert table.recall("orders", "three") is not None
 
 
+class Name(enum.StrEnum):
+    """Names as an application may declare them."""
+
+    SYSTEM = "orders"
+    KIND = "order.created"
+    PATH = "/orders/1"
+
+
+async def test_members_of_a_str_enum_are_names_and_arrive_as_plain_texts(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe(Name.SYSTEM, Name.KIND, path=Name.PATH)
+        for _ in range(2):
+            await bus.send(Name.SYSTEM, Name.KIND, Name.PATH)
+            event = await subscription.channel().receive()
+            assert event == Event("orders", "order.created", "/orders/1")
+            assert {type(event.system), type(event.kind), type(event.path)} == {str}
+
+
 # Backpressure
+
+
+def test_held_events_stay_before_those_that_are_delivered_later() -> None:
+    router = Router(8, Pace(1))
+    actor = SubscriptionActor(
+        Pattern.parse("a"), None, "test", Buffer(2, Overflow.BLOCK), router.pace, router
+    )
+    router.open(actor)
+    events = [Event("a", "k", f"/{number}") for number in range(6)]
+    actor.deliver(events[:5])
+    assert [actor.take(), actor.take()] == events[:2]
+    actor.deliver(events[5:])
+    assert [actor.take() for _ in range(4)] == events[2:]
+
+
+async def test_a_batch_that_is_waited_for_after_the_close_is_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        await wait_all_tasks_blocked()
+        subscription.close()  # the router does not know yet
+        assert [batch async for batch in subscription.channel().batches()] == []
 
 
 async def test_subscriptions_that_close_take_no_room_for_events_in_the_inbox(
@@ -438,6 +487,31 @@ async def test_a_sender_that_begins_to_wait_after_a_long_stall_is_reported_after
 
 
 # Deadlocks
+
+
+async def test_a_stalled_sender_that_will_give_up_is_left_alone(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await fill(bus, "a")
+        with trio.move_on_after(5) as scope:
+            await bus.send("a", "k", "/x")
+        assert scope.cancelled_caught
+        assert subscription.statistics().tasks_waiting_send == 0
+
+
+async def test_a_reader_that_is_no_task_means_no_deadlock(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await become_reader(bus, subscription, "a")
+        bus.send_nowait("a", "k", "/for a callback")
+        await wait_all_tasks_blocked()
+        token = trio.lowlevel.current_trio_token()
+        token.run_sync_soon(subscription.channel().receive_nowait)
+        await wait_all_tasks_blocked()
+        await fill(bus, "a")
+        with trio.move_on_after(1) as scope:
+            await bus.send("a", "k", "/x")
+        assert scope.cancelled_caught
 
 
 async def test_a_reader_that_was_started_a_moment_ago_means_no_deadlock(

@@ -313,7 +313,10 @@ class SubscriptionActor:
                     return self.take()  # noqa: ASYNC910  # the caller has had a checkpoint
                 except trio.WouldBlock:
                     pass
-            if events := await self._wait_for_list(1):
+            reader: Reader = Waiter(1)
+            events = await reader.wait(self.readers)
+            self.pace.restart()
+            if events:  # there are none if the channel has ended
                 return events[0]
 
     async def receive_list(self, max_size: int | None) -> list[Event]:
@@ -324,15 +327,11 @@ class SubscriptionActor:
                     return self.take_list(max_size)  # noqa: ASYNC910  # as above
                 except trio.WouldBlock:
                     pass
-            if events := await self._wait_for_list(max_size):
+            reader: Reader = Waiter(max_size)
+            events = await reader.wait(self.readers)
+            self.pace.restart()
+            if events:
                 return events
-
-    async def _wait_for_list(self, max_size: int | None) -> list[Event]:
-        """Wait for events while there are none. Empty if the channel ended."""
-        reader: Reader = Waiter(max_size)
-        events = await reader.wait(self.readers)
-        self.pace.restart()
-        return events
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -385,6 +384,9 @@ class SubscriptionActor:
             reader = first(self.readers)
             share = -(-len(events) // len(self.readers))  # nobody is to be idle
             size = share if reader.request is None else min(share, reader.request)
+            if size == len(events):
+                reader.wake(events)
+                return []
             reader.wake(events[:size])
             events = events[size:]
         return events
@@ -394,7 +396,10 @@ class SubscriptionActor:
             first(self.readers).wake([])
 
     def _after_change(self) -> None:
-        """Have those act who wait for room, or need not wait for it any longer."""
+        """Have those act who wait for room, or need not wait for it any longer.
+
+        To be called when we are pressed, or full.
+        """
         if self._dropped_before is not None and self.buffer.half_empty:
             self._end_loss()
         if self.closed or self.buffer.overflow is not Overflow.BLOCK:
@@ -404,7 +409,7 @@ class SubscriptionActor:
             self._gate.on_full(self)
             if self.buffer.held:
                 self._rouse()
-        elif self.pressed:
+        else:
             self.hand_over()  # all of it: whatever is held, there is room for more
             self._gate.on_room(self)
             self.pressed = bool(self.senders)
