@@ -8,7 +8,7 @@ import math
 import traceback
 import weakref
 from collections import OrderedDict
-from typing import Final, Protocol, TypeAlias, final
+from typing import Any, Final, Protocol, TypeAlias, final
 
 import attrs
 import trio
@@ -213,6 +213,8 @@ class SubscriptionActor:
             buffer.put(events)
             if buffer.dropped > dropped:
                 self._lose(dropped)
+        elif not self.pressed:
+            return
         if self.pressed or buffer.room <= 0:
             self._after_change()
 
@@ -241,17 +243,18 @@ class SubscriptionActor:
     def note_reader(self) -> None:
         """Remember the running task as one that reads from here."""
         try:
-            task = trio.lowlevel.current_task()
+            self._note(trio.lowlevel.current_task())
         except RuntimeError:  # a callback, or no trio at all: nobody whom we could recognise
             self._unknown_reader = True
-            return
+
+    def _note(self, task: trio.lowlevel.Task) -> None:
         if self._last_reader is None or self._last_reader() is not task:
             self._last_reader = weakref.ref(task)
             if self._last_reader not in self._readers:
                 self._readers = [reader for reader in self._readers if _is_living(reader())]
                 self._readers.append(self._last_reader)
 
-    def take(self) -> Event:
+    def take(self) -> Event[Any]:
         """The next event.
 
         Raises:
@@ -271,7 +274,7 @@ class SubscriptionActor:
             self._after_change()
         return event
 
-    def take_list(self, max_size: int | None) -> list[Event]:
+    def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
         if self.pressed and not self.buffer.buffered:
             self.hand_over()
@@ -302,13 +305,13 @@ class SubscriptionActor:
             event=self._misfit,
         )
 
-    async def receive(self) -> Event:
+    async def receive(self) -> Event[Any]:
         """Take the next event, or wait for it. Raises as `take`, but for WouldBlock.
 
         A checkpoint if it waits. Cancel-safe: if cancelled, no event was taken.
         """
         while True:
-            if self.closed or self.buffer.queued:  # for an exception less in nearly every wait
+            if self.closed or not self.buffer.is_empty:  # nearly every wait: an exception less
                 try:
                     return self.take()  # noqa: ASYNC910  # the caller has had a checkpoint
                 except trio.WouldBlock:
@@ -319,17 +322,18 @@ class SubscriptionActor:
             if events:  # there are none if the channel has ended
                 return events[0]
 
-    async def receive_list(self, max_size: int | None) -> list[Event]:
-        """The same for at least one and at most `max_size` events."""
+    async def receive_list(self, max_size: int | None) -> list[Event[Any]]:
+        """The same for at least one and at most `max_size` events; and notes the reader."""
         while True:
-            if self.closed or self.buffer.queued:
+            if self.closed or not self.buffer.is_empty:
+                self.note_reader()
                 try:
                     return self.take_list(max_size)  # noqa: ASYNC910  # as above
                 except trio.WouldBlock:
                     pass
             reader: Reader = Waiter(max_size)
+            self._note(reader.task)
             events = await reader.wait(self.readers)
-            self.pace.restart()
             if events:
                 return events
 
@@ -381,13 +385,13 @@ class SubscriptionActor:
         """Give the events to the readers that wait, longest waiter first; returns the rest."""
         # Nobody waits while something is in the buffer, so the order of events is kept.
         while events and self.readers:
-            reader = first(self.readers)
             share = -(-len(events) // len(self.readers))  # nobody is to be idle
+            reader, _ = self.readers.popitem(last=False)
             size = share if reader.request is None else min(share, reader.request)
             if size == len(events):
-                reader.wake(events)
+                reader.answer(events)
                 return []
-            reader.wake(events[:size])
+            reader.answer(events[:size])
             events = events[size:]
         return events
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import assert_never, final
+from typing import Any, assert_never, final
 
 import attrs
 import trio
@@ -57,7 +57,7 @@ class Buffer:
     discarding: bool = attrs.field(default=False, init=False)  # the reader wants no more
     held: list[Event] = attrs.field(factory=list, init=False)
     # The list that is being read, in reverse: the next event is its last. Always the same object.
-    front: list[Event] = attrs.field(factory=list, init=False)
+    front: list[Event[Any]] = attrs.field(factory=list, init=False)
     _stored: int = attrs.field(default=0, init=False)  # events in the memory channel
     _tx: trio.MemorySendChannel[list[Event]] = attrs.field(init=False)
     _rx: trio.MemoryReceiveChannel[list[Event]] = attrs.field(init=False)
@@ -70,6 +70,11 @@ class Buffer:
     def buffered(self) -> int:
         """How many events are in the buffer, of `max_buffer_size` at most."""
         return self._stored + len(self.front)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be read."""
+        return not (self._stored or self.front or self.held)
 
     @property
     def queued(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Generic, cast, final
+from typing import Any, Generic, cast, final
 
 import attrs
 import trio
@@ -92,7 +92,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         """
         self._actor.note_reader()
         await next(self._actor.pace.steps)()
-        return cast("Event[DataT_co]", await self._actor.receive())
+        return await self._actor.receive()
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Event[DataT_co]:
@@ -106,7 +106,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
           EventDataError: As `receive`.
         """
         self._actor.note_reader()
-        return cast("Event[DataT_co]", self._actor.take())
+        return self._actor.take()
 
     def batches(self, *, max_size: int | None = None) -> EventBatches[DataT_co]:
         """Iterate over lists of events: each time, all that wait. The fast way to read.
@@ -166,7 +166,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     _pace: Pace
     # The buffer's list that is being read; not before the reader is noted, which is done once a
     # loop because it would cost a tenth of the delivery of each event.
-    _front: list[Event] | None = None
+    _front: list[Event[Any]] | None = None
 
     def __aiter__(self) -> EventIterator[DataT_co]:
         return self
@@ -180,9 +180,9 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
         await next(self._pace.steps)()
         # What `take` comes to when there is nothing else to do: a fifth less for each event.
         if front and not self._actor.pressed:
-            return front.pop()  # type: ignore[return-value]  # a cast is a call
+            return front.pop()
         try:
-            return cast("Event[DataT_co]", await self._actor.receive())
+            return await self._actor.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
@@ -201,11 +201,10 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> list[Event[DataT_co]]:
         actor = self._actor
-        actor.note_reader()
-        if actor.buffer.buffered:
+        if not actor.buffer.is_empty:
             await trio.lowlevel.checkpoint()
         try:
-            return cast("list[Event[DataT_co]]", await actor.receive_list(self._max_size))
+            return await actor.receive_list(self._max_size)
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 

@@ -65,6 +65,10 @@ class Waiter(Generic[Request, Reply]):
     def wake(self, reply: Reply) -> None:
         """Leave the queue, and let the task go on. Called once, by another task."""
         del self._queue[self]
+        self.answer(reply)
+
+    def answer(self, reply: Reply) -> None:
+        """Let the task go on, which has been taken out of its queue."""
         self._reply = reply
         trio.lowlevel.reschedule(self.task)
 
