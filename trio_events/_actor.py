@@ -121,7 +121,7 @@ class SubscriptionActor:
     _patience: float = attrs.field(default=_FIRST_STALL_WARNING, init=False)
     _first_ticket: int | None = attrs.field(default=None, init=False)  # whom the patience is with
     # The tasks that have ever read from here, and the one that did so last.
-    _readers: list[weakref.ref[trio.lowlevel.Task]] = attrs.field(factory=list, init=False)
+    _readers: tuple[weakref.ref[trio.lowlevel.Task], ...] = attrs.field(default=(), init=False)
     _last_reader: weakref.ref[trio.lowlevel.Task] | None = attrs.field(default=None, init=False)
     _unknown_reader: bool = attrs.field(default=False, init=False)
 
@@ -235,7 +235,7 @@ class SubscriptionActor:
         """The one living task that has ever read from here, or None if that is not certain."""
         if self._unknown_reader:
             return None
-        self._readers = [reader for reader in self._readers if _is_living(reader())]
+        self._readers = tuple(reader for reader in self._readers if _is_living(reader()))
         return self._readers[0]() if len(self._readers) == 1 else None
 
     # For readers
@@ -251,8 +251,8 @@ class SubscriptionActor:
         if self._last_reader is None or self._last_reader() is not task:
             self._last_reader = weakref.ref(task)
             if self._last_reader not in self._readers:
-                self._readers = [reader for reader in self._readers if _is_living(reader())]
-                self._readers.append(self._last_reader)
+                living = (reader for reader in self._readers if _is_living(reader()))
+                self._readers = (*living, self._last_reader)
 
     def take(self) -> Event[Any]:
         """The next event.
