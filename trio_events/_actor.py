@@ -409,8 +409,9 @@ class SubscriptionActor:
         if self.closed or self.buffer.overflow is not Overflow.BLOCK:
             return
         if self.buffer.room <= 0:
-            self.pressed = True
-            self._gate.on_full(self)
+            if not self.pressed:
+                self.pressed = True
+                self._gate.on_full(self)
             if self.buffer.held:
                 self._rouse()
         else:

@@ -105,10 +105,12 @@ class Router:
         if self._routing:  # somebody closes the bus when told of a loss: go on below
             return
         self._routing = True
-        self._route_list()
-        while self.closed and self.inbox:
+        try:
             self._route_list()
-        self._routing = False
+            while self.closed and self.inbox:
+                self._route_list()
+        finally:
+            self._routing = False
         if self.senders:
             self._let_in(self, self.inbox_size)
         self.note_progress()
