@@ -412,6 +412,7 @@ class EventBus(metaclass=NoPublicConstructor):
         check_name(system, "system")
         check_name(kind, "kind")
         check_path(path)
+        system, kind, path = map(str.__str__, (system, kind, path))  # see `_offer`
         # The path is taken as it is, also if it looks like a pattern.
         patterns = Pattern.parse(system), Pattern.parse(reply_kind)
         terms = Terms(*patterns, path, _MAX_UNREAD, Overflow.CLOSE)
@@ -557,7 +558,7 @@ class EventBus(metaclass=NoPublicConstructor):
             system, kind = str.__str__(system), str.__str__(kind)
         try:
             router.table.routes[system][kind]  # two names that were checked
-        except (KeyError, TypeError):  # the latter for what cannot be a key
+        except KeyError:
             router.check_open()  # if it is closed, no route is remembered
             check_name(system, "system")
             check_name(kind, "kind")
@@ -574,16 +575,20 @@ class EventBus(metaclass=NoPublicConstructor):
 
     def _check_may_send(self, system: str) -> None:
         stable = getattr(self._policy, "stable", False)
-        answers = self._may_send.get(self._actor, {})
-        if not stable or system not in answers:
+        answers = self._may_send.get(self._actor, {}) if stable else {}
+        allowed = answers.get(system)
+        if allowed is None:
             allowed = self._ask(Action.SEND, system)
             self._router.check_open()  # whatever the policy has done meanwhile
-            if sum(map(len, self._may_send.values())) >= _MAX_REMEMBERED:
-                self._may_send.clear()
-            answers = self._may_send.setdefault(self._actor, {})
-            answers[system] = allowed  # not to be used unless the policy is stable then
-        if not answers[system]:
+            if stable:
+                self._remember(system, allowed)
+        if not allowed:
             raise self._denied(Action.SEND, system)
+
+    def _remember(self, system: str, allowed: bool) -> None:
+        if sum(map(len, self._may_send.values())) >= _MAX_REMEMBERED:
+            self._may_send.clear()
+        self._may_send.setdefault(self._actor, {})[system] = allowed
 
     def _check_may_subscribe(self, terms: Terms) -> None:
         self._router.check_open()
