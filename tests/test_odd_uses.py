@@ -36,7 +36,7 @@ from trio_events._pace import Pace
 from trio_events._router import Router
 from trio_events._routing import RoutingTable
 
-from .observing import paths, tasks_living
+from .observing import assert_books, drain, paths, tasks_living
 from .steps import count_lines
 
 
@@ -80,12 +80,6 @@ async def fill(bus: EventBus, system: str) -> None:
         except trio.WouldBlock:
             return
         await wait_all_tasks_blocked()
-
-
-async def cancel_later(nursery: trio.Nursery) -> None:
-    """Ends a test that would wait for ever, without giving the waiting task a deadline."""
-    await trio.sleep(1000)
-    nursery.cancel_scope.cancel()
 
 
 async def become_reader(bus: EventBus, subscription: Any, system: str) -> None:
@@ -413,6 +407,34 @@ def test_held_events_stay_before_those_that_are_delivered_later() -> None:
     assert [actor.take() for _ in range(4)] == events[2:]
 
 
+async def test_a_loop_and_batches_may_read_one_channel_in_turn(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        for number in range(8):
+            bus.send_nowait("a", "k", f"/{number}")
+        await wait_all_tasks_blocked()
+        loop, batches = aiter(subscription), subscription.channel().batches(max_size=2)
+        read = [(await anext(loop)).path]
+        for _ in range(2):
+            read += paths(await anext(batches))
+            read.append((await anext(loop)).path)
+        assert read == [f"/{number}" for number in range(7)]
+
+
+async def test_all_that_comes_after_the_reader_closed_is_counted(autojump_clock: MockClock) -> None:
+    async with open_event_bus(inbox_size=8) as bus:
+        subscription = await bus.subscribe("a")
+        bus.send_nowait("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        bus.send_nowait("a", "k", "/2")
+        bus.send_nowait("b", "k", "/other")
+        await bus.subscribe("c")  # what was sent before it is handed out before it
+        bus.send_nowait("a", "k", "/3")
+        subscription.channel().close()
+        await wait_all_tasks_blocked()
+        assert_books(subscription, discarded=3)
+
+
 async def test_a_batch_that_is_waited_for_after_the_close_is_the_end(
     autojump_clock: MockClock,
 ) -> None:
@@ -503,11 +525,20 @@ async def test_a_reader_that_is_no_task_means_no_deadlock(autojump_clock: MockCl
     async with open_event_bus() as bus:
         subscription = await bus.subscribe("a", max_buffer_size=1)
         await become_reader(bus, subscription, "a")
-        bus.send_nowait("a", "k", "/for a callback")
+        received: list[str] = []
+
+        class Reader(trio.abc.Instrument):
+            """Reads between the turns of all tasks."""
+
+            def before_io_wait(self, timeout: float) -> None:
+                received.extend(drain(subscription.channel()))
+
+        reader = Reader()
+        bus.send_nowait("a", "k", "/for the instrument")
+        trio.lowlevel.add_instrument(reader)
         await wait_all_tasks_blocked()
-        token = trio.lowlevel.current_trio_token()
-        token.run_sync_soon(subscription.channel().receive_nowait)
-        await wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(reader)
+        assert received == ["/for the instrument"]
         await fill(bus, "a")
         with trio.move_on_after(1) as scope:
             await bus.send("a", "k", "/x")
@@ -550,10 +581,15 @@ async def test_a_wait_becomes_hopeless_when_the_only_other_reader_exits(
 ) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         subscription = await bus.subscribe("a", max_buffer_size=1)
+        may_exit = trio.Event()
 
         async def read_and_exit() -> None:
             await subscription.channel().receive()
+            await may_exit.wait()
+
+        async def let_it_exit() -> None:
             await trio.sleep(5)
+            may_exit.set()
 
         nursery.start_soon(read_and_exit)
         await wait_all_tasks_blocked()
@@ -561,9 +597,11 @@ async def test_a_wait_becomes_hopeless_when_the_only_other_reader_exits(
         await wait_all_tasks_blocked()
         await become_reader(bus, subscription, "a")
         await fill(bus, "a")
-        nursery.start_soon(cancel_later, nursery)
+        nursery.start_soon(let_it_exit)
+        start = trio.current_time()
         with pytest.raises(DeadlockError):
             await bus.send("a", "k", "/x")
+        assert 5 <= trio.current_time() - start < 10
         nursery.cancel_scope.cancel()
 
 
@@ -593,7 +631,6 @@ async def test_a_deadline_in_a_chain_that_was_moved_later_does_not_hide_a_deadlo
         scope = trio.CancelScope(deadline=trio.current_time() + 10)
         await chain(bus, scope, nursery)
         scope.deadline = math.inf
-        nursery.start_soon(cancel_later, nursery)
         with pytest.raises(DeadlockError):
             await bus.send("one", "k", "/x")
         nursery.cancel_scope.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias, final
@@ -402,9 +401,7 @@ class Router:
     def on_stall(self, subscription: SubscriptionActor) -> None:
         """Refuse senders whose wait has become hopeless since it began."""
         for sender in tuple(subscription.senders):
-            if sender.request.deadline < math.inf:
-                continue  # it has a way out
-            if deadlock := self._deadlock(sender, subscription):
+            if deadlock := self._deadlock(sender, subscription, waiting=True):
                 sender.wake(deadlock)
 
     def on_close(self, subscription: SubscriptionActor) -> None:
@@ -444,19 +441,25 @@ class Router:
         if isinstance(obstacle, SubscriptionActor):
             obstacle.watch_senders(sender.request.since)
 
-    def _deadlock(self, sender: Sender, obstacle: Obstacle) -> DeadlockError | None:
+    def _deadlock(
+        self, sender: Sender, obstacle: Obstacle, *, waiting: bool = False
+    ) -> DeadlockError | None:
         """The error to raise if waiting at the obstacle could never end.
 
         That is so if only the sender itself reads from the subscription, or only a task that
         waits for a subscription of which the same is true, and that will not give up before the
-        sender does. (A deadline that has passed must have been moved: then nothing is known of it.)
+        sender does; nor may the sender, if it waits already, be the one who gives up first. (A
+        deadline that has passed must have been moved: then nothing is known of it.)
         """
         last = sender
         now = trio.current_time()
         for _ in range(len(self._obstacles) + 1):  # as many links as a chain can have
             if isinstance(obstacle, Router):
                 return None
-            if now <= last.request.deadline < sender.request.deadline:
+            gives_up, sender_gives_up = last.request.deadline, sender.request.deadline
+            if gives_up >= now and (
+                gives_up < sender_gives_up or (waiting and sender_gives_up < gives_up)
+            ):
                 return None
             reader = obstacle.only_reader
             if reader is sender.task:
