@@ -620,9 +620,8 @@ def _caller() -> str:
     ours = (__package__, "contextlib")  # the latter calls `expect`
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         frame = frame.f_back
-    if frame is None:
-        return "unknown"
-    return sys.intern(f"{frame.f_code.co_filename}:{frame.f_lineno}")  # all that come from there
+    place = "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return sys.intern(place)  # one text for all subscriptions that come from there
 
 
 @asynccontextmanager
