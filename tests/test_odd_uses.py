@@ -364,11 +364,21 @@ def test_the_budget_of_a_question_counts_all_its_work() -> None:
 
 def test_a_subscription_to_a_literal_pair_touches_one_remembered_route() -> None:
     table: RoutingTable[str] = RoutingTable()
+    table.add("other", Pattern.parse("other"), None)
     for kind in ("one", "two", "three"):
         table.match("orders", kind)
-    table.add("item", Pattern.parse("orders"), Pattern.parse("one"))
+    pair = Pattern.parse("orders"), Pattern.parse("one")
+    assert table.remembered == 3
+    table.add("item", *pair)
     assert table.recall("orders", "two") is not None
     assert table.recall("orders", "three") is not None
+    assert table.remembered == 2
+    assert table.match("orders", "one") == ("item",)
+    assert table.remembered == 3
+    table.remove("item", *pair)
+    assert table.remembered == 2
+    assert table.match("orders", "one") == ()
+    assert table.remembered == 3
 
 
 class Name(enum.StrEnum):
