@@ -350,7 +350,8 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         terms = Terms.of(system, kind, path, _MAX_UNREAD, Overflow.CLOSE)
         await self._arrive("expect")
-        waiter = self._expect(terms)
+        self._check_may_subscribe(terms)
+        waiter = self._open_waiter(terms)
         try:
             yield EventWaiter._create(EventChannel._create(waiter))
         finally:
@@ -428,8 +429,7 @@ class EventBus(metaclass=NoPublicConstructor):
                 kind=kind,
                 path=path,
             )
-        waiter = self._make_actor(terms)
-        self._router.open_waiter(waiter)
+        waiter = self._open_waiter(terms)
         try:
             await self.send(system, kind, path, data)
             channel = EventChannel._create(waiter)
@@ -467,8 +467,7 @@ class EventBus(metaclass=NoPublicConstructor):
         ).start(self._nursery)
         return subscription
 
-    def _expect(self, terms: Terms) -> SubscriptionActor:
-        self._check_may_subscribe(terms)
+    def _open_waiter(self, terms: Terms) -> SubscriptionActor:
         waiter = self._make_actor(terms)
         self._router.open_waiter(waiter)
         return waiter
