@@ -1,7 +1,7 @@
-"""Write tests/vectors/patterns.json: what any implementation of the patterns must say.
+"""Write tests/names/vectors/patterns.json: what any implementation of the patterns must say.
 
-Every answer comes from the slow oracle in tests/reference.py, none from the implementation. With
-`--check`, nothing is written, and the exit status says whether the file is what would be.
+Every answer comes from the slow oracle in tests/names/reference.py, none from the implementation.
+With `--check`, nothing is written, and the exit status says whether the file is what would be.
 docs/reference/conformance.md explains the file.
 """
 
@@ -12,11 +12,11 @@ from itertools import chain, product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE = ROOT / "tests" / "vectors" / "patterns.json"
+FILE = ROOT / "tests" / "names" / "vectors" / "patterns.json"
 
 sys.path.append(str(ROOT))  # at the end: an installed package goes before the source tree
 
-from tests import reference  # noqa: E402  # needs the path
+from tests.names import reference  # noqa: E402  # needs the path
 
 VERSION = 1
 
