@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import trio
@@ -10,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_events import EventBus, Overflow, Subscription, open_event_bus
+from trio_events import (
+    BusClosedError,
+    DeadlockError,
+    EventBus,
+    Overflow,
+    Subscription,
+    open_event_bus,
+)
 
 from ..observing import assert_balanced, assert_books, counted_turns, drain, paths
 from ..time_limit import run_with_time_limit
@@ -187,6 +196,43 @@ async def test_a_cancelled_sender_lets_the_next_one_through(autojump_clock: Mock
         assert drain(subscription.channel()) == ["/next"]
 
 
+@pytest.mark.parametrize("error", [DeadlockError, BusClosedError])
+async def test_an_error_of_send_keeps_no_event_alive_in_a_cycle(
+    error: type[Exception], autojump_clock: MockClock
+) -> None:
+    class Data:
+        pass
+
+    async def send(bus: EventBus, data: Data) -> None:
+        with pytest.raises(error):
+            await bus.send("a", "k", "/x", data)
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            subscription = await bus.subscribe("a", max_buffer_size=1)
+            if error is DeadlockError:
+                await bus.send("a", "k", "/first")
+                await subscription.channel().receive()
+            await fill(bus, "a")
+            data = Data()
+            alive = weakref.ref(data)
+            if error is DeadlockError:
+                try:
+                    await bus.send("a", "k", "/x", data)
+                except DeadlockError:
+                    pass
+            else:
+                nursery.start_soon(send, bus, data)
+            del data
+            await wait_all_tasks_blocked()
+            bus.close()
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 # ---------------------------------------------------------------------------------------------
 # First come, first served
 # ---------------------------------------------------------------------------------------------
@@ -325,6 +371,39 @@ def test_among_senders_of_the_same_event_nobody_overtakes(
     run_with_time_limit(program)
 
 
+async def test_a_sender_that_two_subscriptions_hold_up_in_turn_does_not_starve(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        one = await bus.subscribe("a", "(x|both)", max_buffer_size=1)
+        two = await bus.subscribe("a", "(y|both)", max_buffer_size=1)
+        bus.send_nowait("a", "x", "/fills one")
+        bus.send_nowait("a", "y", "/fills two")
+        await wait_all_tasks_blocked()
+        sent = trio.Event()
+
+        async def send_both() -> None:
+            await bus.send("a", "both", "/came first")
+            sent.set()
+
+        async def flood(kind: str) -> None:
+            while True:
+                await bus.send("a", kind, "/came later")
+
+        nursery.start_soon(send_both)
+        await wait_all_tasks_blocked()
+        for kind in ("x", "y") * 2:
+            nursery.start_soon(flood, kind)
+        await wait_all_tasks_blocked()
+        for _ in range(100):
+            for subscription in (one, two):
+                if subscription.statistics().queued:
+                    subscription.channel().receive_nowait()
+                await wait_all_tasks_blocked()
+        assert sent.is_set()
+        nursery.cancel_scope.cancel()
+
+
 # ---------------------------------------------------------------------------------------------
 # The bound
 # ---------------------------------------------------------------------------------------------
@@ -367,6 +446,17 @@ async def test_a_burst_of_fresh_kinds_without_waiting_cannot_fill_more_than_the_
         await wait_all_tasks_blocked()
         assert refused >= 500 - 1 - INBOX_SIZE
         assert subscription.statistics().held <= INBOX_SIZE
+
+
+async def test_subscriptions_that_close_take_no_room_for_events_in_the_inbox(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus(inbox_size=4) as bus:
+        subscriptions = [await bus.subscribe("x") for _ in range(4)]
+        await wait_all_tasks_blocked()
+        for subscription in subscriptions:
+            subscription.close()
+        bus.send_nowait("a", "k", "/x")
 
 
 async def test_thousands_of_senders_of_fresh_kinds_are_held_up_before_the_inbox(

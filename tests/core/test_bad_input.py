@@ -142,6 +142,24 @@ async def test_what_is_not_a_str_is_no_name(
             await call(getattr(bus, method), **arguments)
 
 
+async def test_what_equals_a_name_that_was_sent_and_is_no_str_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    class Fake:
+        def __hash__(self) -> int:
+            return hash("a")
+
+        def __eq__(self, other: object) -> bool:
+            return other == "a"
+
+    async with open_event_bus() as bus:
+        await bus.subscribe("a")
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        with pytest.raises(TypeError):
+            await bus.send(Fake(), "k", "/2")  # type: ignore[arg-type]  # on purpose
+
+
 @pytest.mark.parametrize("method", ["send", "send_nowait"])
 async def test_a_bad_name_is_refused_also_when_the_send_would_wait(
     method: str, autojump_clock: MockClock

@@ -1,10 +1,14 @@
 """Sends that could never end are refused, and only those."""
 
+import math
+
 import pytest
 import trio
 from trio.testing import MockClock, Sequencer, wait_all_tasks_blocked
 
 from trio_events import DeadlockError, ErrorKind, EventBus, Subscription, open_event_bus
+
+from ..observing import drain
 
 
 async def fill(bus: EventBus, system: str) -> None:
@@ -80,6 +84,90 @@ async def test_a_reader_that_has_exited_does_not_count(autojump_clock: MockClock
             await bus.send("a", "k", "/x")
 
 
+async def test_two_readers_of_which_one_has_exited_leave_one(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscription.channel().receive)
+            await wait_all_tasks_blocked()
+            await bus.send("a", "k", "/for the other reader")
+            bus.send_nowait("a", "k", "/for this reader")
+            await subscription.channel().receive()
+        await fill(bus, "a")
+        with trio.fail_after(100), pytest.raises(DeadlockError):
+            await bus.send("a", "k", "/x")
+
+
+async def test_a_wait_becomes_hopeless_when_the_only_other_reader_exits(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        may_exit = trio.Event()
+
+        async def read_and_exit() -> None:
+            await subscription.channel().receive()
+            await may_exit.wait()
+
+        async def let_it_exit() -> None:
+            await trio.sleep(5)
+            may_exit.set()
+
+        nursery.start_soon(read_and_exit)
+        await wait_all_tasks_blocked()
+        await bus.send("a", "k", "/for the other reader")
+        await wait_all_tasks_blocked()
+        await read_one(bus, subscription, "a")
+        await fill(bus, "a")
+        nursery.start_soon(let_it_exit)
+        start = trio.current_time()
+        with pytest.raises(DeadlockError):
+            await bus.send("a", "k", "/x")
+        assert 5 <= trio.current_time() - start < 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_that_is_no_task_means_no_deadlock(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await read_one(bus, subscription, "a")
+        received: list[str] = []
+
+        class Reader(trio.abc.Instrument):
+            """Reads between the turns of all tasks."""
+
+            def before_io_wait(self, timeout: float) -> None:
+                received.extend(drain(subscription.channel()))
+
+        reader = Reader()
+        bus.send_nowait("a", "k", "/for the instrument")
+        trio.lowlevel.add_instrument(reader)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(reader)
+        assert received == ["/for the instrument"]
+        await fill(bus, "a")
+        with trio.move_on_after(1) as scope:
+            await bus.send("a", "k", "/x")
+        assert scope.cancelled_caught
+
+
+async def test_a_reader_that_was_started_a_moment_ago_means_no_deadlock(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+
+        async def read_the_rest() -> None:
+            async for _ in subscription:
+                pass
+
+        await read_one(bus, subscription, "a")  # a greeting, say
+        await fill(bus, "a")
+        nursery.start_soon(read_the_rest)
+        await bus.send("a", "k", "/x")
+        nursery.cancel_scope.cancel()
+
+
 async def test_nobody_has_read_yet_means_no_error(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         subscription = await bus.subscribe("a", max_buffer_size=1)
@@ -102,6 +190,16 @@ async def test_a_deadline_of_the_sender_does_not_help(autojump_clock: MockClock)
         with trio.fail_after(3), pytest.raises(DeadlockError) as caught:
             await bus.send("a", "k", "/x")
         assert caught.value.details == {"system": "a", "kind": None}
+
+
+async def test_a_stalled_sender_that_will_give_up_is_left_alone(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await fill(bus, "a")
+        with trio.move_on_after(5) as scope:
+            await bus.send("a", "k", "/x")
+        assert scope.cancelled_caught
+        assert subscription.statistics().tasks_waiting_send == 0
 
 
 async def test_a_chain_of_senders_and_readers_is_refused(autojump_clock: MockClock) -> None:
@@ -162,6 +260,37 @@ async def test_a_chain_in_which_a_reader_gives_up_first_may_wait(
             await wait_all_tasks_blocked()
             with trio.fail_after(8):
                 await bus.send("one", "k", "/waits for 7 s")
+
+
+async def chain(bus: EventBus, scope: trio.CancelScope, nursery: trio.Nursery) -> None:
+    """Another task reads `one` and waits, in the scope, for `two`, which this task reads."""
+    one = await bus.subscribe("one", max_buffer_size=1)
+    two = await bus.subscribe("two", max_buffer_size=1)
+
+    async def other() -> None:
+        await read_one(bus, one, "one")
+        await fill(bus, "one")
+        await fill(bus, "two")
+        with scope:
+            await bus.send("two", "k", "/x")
+        async for _ in one:
+            pass
+
+    await read_one(bus, two, "two")
+    nursery.start_soon(other)
+    await trio.sleep(1)
+
+
+async def test_a_deadline_in_a_chain_that_was_moved_later_does_not_hide_a_deadlock(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        scope = trio.CancelScope(deadline=trio.current_time() + 10)
+        await chain(bus, scope, nursery)
+        scope.deadline = math.inf
+        with pytest.raises(DeadlockError):
+            await bus.send("one", "k", "/x")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_wait_that_becomes_hopeless_later_is_ended(autojump_clock: MockClock) -> None:

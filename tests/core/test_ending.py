@@ -462,6 +462,20 @@ async def test_events_that_were_accepted_before_the_reader_closed_stay_in_the_bo
         assert books.matched + bus.statistics().unmatched == 3
 
 
+async def test_all_that_comes_after_the_reader_closed_is_counted(autojump_clock: MockClock) -> None:
+    async with open_event_bus(inbox_size=8) as bus:
+        subscription = await bus.subscribe("a")
+        bus.send_nowait("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        bus.send_nowait("a", "k", "/2")
+        bus.send_nowait("b", "k", "/other")
+        await bus.subscribe("c")  # what was sent before it is handed out before it
+        bus.send_nowait("a", "k", "/3")
+        subscription.channel().close()
+        await wait_all_tasks_blocked()
+        assert_books(subscription, discarded=3)
+
+
 async def test_aclose_is_a_checkpoint_and_closes_even_when_cancelled(
     autojump_clock: MockClock,
 ) -> None:
@@ -687,6 +701,19 @@ async def test_leaving_normally_in_a_cancelled_scope_does_not_hang(
     assert_balanced(subscription)
 
 
+async def test_a_cancelled_of_the_block_leaves_as_itself(autojump_clock: MockClock) -> None:
+    left: BaseException | None = None
+    with trio.move_on_after(1):
+        try:
+            async with open_event_bus() as bus:
+                await bus.subscribe("a")
+                await trio.sleep_forever()
+        except BaseException as error:
+            left = error
+            raise
+    assert type(left) is trio.Cancelled
+
+
 async def test_a_sender_inside_the_block_is_cancelled_with_it(autojump_clock: MockClock) -> None:
     with trio.CancelScope() as scope:
         async with open_event_bus() as bus:
@@ -729,3 +756,18 @@ async def test_a_crash_inside_the_supervisor_leaves_as_itself_and_closes_the_bus
     assert [event.path async for event in subscription] == ["/x"]
     with pytest.raises(BusClosedError):
         bus.send_nowait("a", "k", "/x")
+
+
+def test_a_crash_inside_the_supervisor_is_not_hidden_by_cancelled_tasks_of_the_block() -> None:
+    async def crash() -> None:
+        raise KeyError("the crash")
+
+    async def main() -> None:
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+            bus._nursery.start_soon(crash)
+
+    # As it was: a group of two Cancelled leaves trio.run, and the crash is gone.
+    with pytest.raises(KeyError, match="the crash"):
+        trio.run(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -110,6 +111,11 @@ async def test_an_operation_that_need_not_wait_seldom_gives_a_turn(
             for _ in range(640):
                 await channel.receive()
         assert 20 <= turns.count <= 40
+
+
+async def test_a_bus_may_give_a_turn_as_seldom_as_one_likes(autojump_clock: MockClock) -> None:
+    async with open_event_bus(checkpoint_every=sys.maxsize) as bus:
+        await bus.send("a", "k", "/x")
 
 
 async def test_another_task_gets_its_turns_beside_a_busy_sender_and_a_busy_reader(

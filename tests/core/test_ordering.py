@@ -4,7 +4,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_events import EventBus, EventChannel, open_event_bus
+from trio_events import Event, EventBus, EventChannel, Overflow, Pattern, open_event_bus
+from trio_events._actor import SubscriptionActor
+from trio_events._overflow import Buffer
+from trio_events._pace import Pace
+from trio_events._router import Router
 
 
 async def test_a_waiting_reader_gets_held_events_before_newer_ones() -> None:
@@ -23,6 +27,19 @@ async def test_a_waiting_reader_gets_held_events_before_newer_ones() -> None:
             with trio.fail_after(1):
                 received += [(await channel.receive()).path for _ in range(2)]
             assert received == ["/0", "/1", "/2", "/3"]
+
+
+def test_held_events_stay_before_those_that_are_delivered_later() -> None:
+    router = Router(8, Pace(1))
+    actor = SubscriptionActor(
+        Pattern.parse("a"), None, "test", Buffer(2, Overflow.BLOCK), router.pace, router
+    )
+    router.open(actor)
+    events = [Event("a", "k", f"/{number}") for number in range(6)]
+    actor.deliver(events[:5])
+    assert [actor.take(), actor.take()] == events[:2]
+    actor.deliver(events[5:])
+    assert [actor.take() for _ in range(4)] == events[2:]
 
 
 async def test_senders_that_wait_for_the_inbox_go_in_as_far_as_it_has_room() -> None:

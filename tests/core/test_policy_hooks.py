@@ -12,6 +12,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import trio_events as events
 from trio_events import (
     Action,
+    Allow,
+    BusClosedError,
     ErrorKind,
     EventBus,
     EventBusStatistics,
@@ -19,6 +21,7 @@ from trio_events import (
     InvalidPatternError,
     Policy,
     PolicyDeniedError,
+    RulePolicy,
     open_event_bus,
 )
 
@@ -46,6 +49,34 @@ class OnlyOwnSystem:
 
     def allows(self, actor: str, action: Action, system: str) -> bool:
         return system == actor
+
+
+class ClosingPolicy:
+    """Closes the bus when it is asked about one action, and allows everything."""
+
+    def __init__(self, on: Action) -> None:
+        self.on = on
+        self.bus: EventBus | None = None
+
+    def allows(self, actor: str, action: Action, system: str) -> bool:
+        if action is self.on and self.bus is not None:
+            self.bus.close()
+        return True
+
+
+class Liar(str):
+    """A text that says that it is another one."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return hash("public")
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
 
 
 async def do_send(bus: EventBus) -> object:
@@ -257,6 +288,95 @@ async def test_a_policy_may_treat_actors_differently(autojump_clock: MockClock) 
             await bus.send("billing", "k", "/forged")
         await billing.send("billing", "k", "/1")
         assert (await subscription.channel().receive()).path == "/1"
+
+
+async def test_a_str_that_lies_about_equality_slips_past_no_rule(
+    autojump_clock: MockClock,
+) -> None:
+    rules = [Allow(Action.SEND, "public"), Allow(Action.SUBSCRIBE, "**")]
+    async with open_event_bus(policy=RulePolicy(rules)) as bus:
+        await bus.subscribe("**")
+        await bus.send("public", "k", "/1")
+        await wait_all_tasks_blocked()
+        with pytest.raises(PolicyDeniedError):
+            await bus.send(Liar("secret"), "k", "/2")
+
+
+async def test_what_a_policy_allowed_while_stable_is_asked_again_when_it_no_longer_is(
+    autojump_clock: MockClock,
+) -> None:
+    class Policy:
+        stable = True
+        answer = True
+
+        def allows(self, actor: str, action: Action, system: str) -> bool:
+            return self.answer
+
+    policy = Policy()
+    async with open_event_bus(policy=policy) as bus:
+        await bus.send("a", "k", "/x")
+        policy.stable = policy.answer = False
+        with pytest.raises(PolicyDeniedError):
+            await bus.send("a", "k", "/x")
+
+
+async def test_a_stable_policy_is_asked_once_also_when_it_denies(
+    autojump_clock: MockClock,
+) -> None:
+    asked: list[str] = []
+
+    class Policy:
+        stable = True
+
+        def allows(self, actor: str, action: Action, system: str) -> bool:
+            asked.append(system)
+            return False
+
+    async with open_event_bus(policy=Policy()) as bus:
+        for _ in range(2):
+            with pytest.raises(PolicyDeniedError):
+                await bus.send("a", "k", "/x")
+    assert asked == ["a"]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+async def test_a_policy_that_answers_by_anything_but_a_bool_allows_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    class Policy:
+        async def allows(self, actor: str, action: Action, system: str) -> bool:
+            return False
+
+    async with open_event_bus(policy=Policy()) as bus:  # type: ignore[arg-type]  # on purpose
+        with pytest.raises((PolicyDeniedError, TypeError)):
+            await bus.send("secret", "k", "/x")
+
+
+async def test_a_policy_that_closes_the_bus_at_a_subscribe_leaves_no_task(
+    autojump_clock: MockClock,
+) -> None:
+    policy = ClosingPolicy(Action.SUBSCRIBE)
+    before = tasks_living()
+    with trio.move_on_after(1) as scope:
+        async with open_event_bus(policy=policy) as policy.bus:
+            with pytest.raises(trio.ClosedResourceError):
+                await policy.bus.subscribe("a")
+    assert not scope.cancelled_caught, "the block of the bus was never left"
+    assert tasks_living() == before
+
+
+@pytest.mark.parametrize("action", Action)
+async def test_a_policy_that_closes_the_bus_makes_the_caller_get_bus_closed(
+    action: Action, autojump_clock: MockClock
+) -> None:
+    policy = ClosingPolicy(action)
+    with trio.move_on_after(1):
+        async with open_event_bus(policy=policy) as policy.bus:
+            with pytest.raises(BusClosedError):
+                if action is Action.SEND:
+                    await policy.bus.send("a", "k", "/x")
+                else:
+                    await policy.bus.subscribe("a")
 
 
 async def test_a_bus_for_an_actor_is_the_same_bus(autojump_clock: MockClock) -> None:

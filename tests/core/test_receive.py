@@ -246,6 +246,30 @@ async def test_batches_can_be_mixed_with_receive(autojump_clock: MockClock) -> N
         assert paths(await anext(batches)) == numbered(4, 6)
 
 
+async def test_a_loop_and_batches_may_read_one_channel_in_turn(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        for number in range(8):
+            bus.send_nowait("a", "k", f"/{number}")
+        await wait_all_tasks_blocked()
+        loop, batches = aiter(subscription), subscription.channel().batches(max_size=2)
+        read = [(await anext(loop)).path]
+        for _ in range(2):
+            read += paths(await anext(batches))
+            read.append((await anext(loop)).path)
+        assert read == [f"/{number}" for number in range(7)]
+
+
+async def test_a_batch_that_is_waited_for_after_the_close_is_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        await wait_all_tasks_blocked()
+        subscription.close()  # the router does not know yet
+        assert [batch async for batch in subscription.channel().batches()] == []
+
+
 async def test_batches_is_a_plain_iterator_that_may_be_dropped_unfinished(
     autojump_clock: MockClock,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from trio_events import EventBus, InvalidEventError, Subscription, open_event_bus
+from trio_events import Event, EventBus, InvalidEventError, Subscription, open_event_bus
 
 from ..observing import assert_balanced, assert_books, drain, paths
 from ..time_limit import run_with_time_limit
@@ -114,6 +115,26 @@ async def test_any_name_within_the_rules_arrives_as_it_is(
         await bus.send(system, kind, path)
         event = await subscription.channel().receive()
         assert (event.system, event.kind, event.path) == (system, kind, path)
+
+
+class Name(enum.StrEnum):
+    """Names as an application may declare them."""
+
+    SYSTEM = "orders"
+    KIND = "order.created"
+    PATH = "/orders/1"
+
+
+async def test_members_of_a_str_enum_are_names_and_arrive_as_plain_texts(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe(Name.SYSTEM, Name.KIND, path=Name.PATH)
+        for _ in range(2):
+            await bus.send(Name.SYSTEM, Name.KIND, Name.PATH)
+            event = await subscription.channel().receive()
+            assert event == Event("orders", "order.created", "/orders/1")
+            assert {type(event.system), type(event.kind), type(event.path)} == {str}
 
 
 async def test_names_are_case_sensitive(autojump_clock: MockClock) -> None:

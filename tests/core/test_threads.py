@@ -1,6 +1,9 @@
 """Sending from other threads and from callbacks."""
 
 import logging
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -24,6 +27,55 @@ async def test_a_thread_may_wait_in_send() -> None:
             assert [(await channel.receive()).path for _ in range(100)] == [
                 f"/{i}" for i in range(100)
             ]
+
+
+def in_a_process(program: str) -> str:
+    """The output of a program, in a process of its own, because it may ruin its trio."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.stdout
+
+
+IN_A_THREAD = """
+    import trio, trio_events
+    from trio.testing import wait_all_tasks_blocked
+
+    async def main():
+        async with trio_events.open_event_bus() as bus:
+            subscription = await bus.subscribe("a")
+            await wait_all_tasks_blocked()
+            await trio.to_thread.run_sync(misuse, bus, subscription)
+            with trio.fail_after(1):
+                await bus.send("a", "k", "/x")
+                print((await subscription.channel().receive()).path)
+        print("left")
+
+    def misuse(bus, subscription):
+        try:
+            {call}
+        except trio_events.NoBusError:
+            print("refused")
+
+    trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "trio.run(bus.send, 'a', 'k', '/elsewhere')",
+        "bus.close()",
+        "subscription.close()",
+        "subscription.channel().close()",
+    ],
+)
+def test_an_operation_in_another_thread_is_refused_before_anything_has_happened(call: str) -> None:
+    assert in_a_process(IN_A_THREAD.format(call=call)).split() == ["refused", "/x", "left"]
 
 
 async def test_send_soon_keeps_the_order_of_a_thread() -> None:

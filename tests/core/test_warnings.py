@@ -3,12 +3,16 @@
 import logging
 import math
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_events import Overflow, open_event_bus
+
+from ..observing import paths
 
 LOSSY = [Overflow.DROP_OLDEST, Overflow.DROP_INCOMING, Overflow.CLOSE]
 
@@ -27,6 +31,25 @@ def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.INFO, logger="trio_events")
     return caplog
+
+
+@contextmanager
+def on_log(act: Callable[[logging.LogRecord], object]) -> Iterator[None]:
+    """Call something for each record of the package's logger."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            act(record)
+
+    log, handler = logging.getLogger("trio_events"), Handler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 @pytest.mark.parametrize("overflow", LOSSY)
@@ -150,3 +173,78 @@ async def test_a_long_wait_after_a_stall_is_reported_after_one_second_again(
         assert len(messages(log, logging.WARNING)) == 4
         assert subscription.statistics().tasks_waiting_send == 0
         assert math.isinf(subscription._actor._next_look)  # the actor sleeps again
+
+
+async def test_a_sender_that_begins_to_wait_after_a_long_stall_is_reported_after_one_second(
+    autojump_clock: MockClock,
+) -> None:
+    times: list[float] = []
+    with on_log(lambda _: times.append(trio.current_time() - start)):
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            start = trio.current_time()
+            subscription = await bus.subscribe("a", max_buffer_size=1)
+            bus.send_nowait("a", "k", "/fills it")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(bus.send, "a", "k", "/waits for 70 s")
+            await trio.sleep(70)
+            subscription.channel().receive_nowait()
+            await wait_all_tasks_blocked()
+            nursery.start_soon(bus.send, "a", "k", "/waits for 20 s")
+            await trio.sleep(20)
+            nursery.cancel_scope.cancel()
+    assert times == pytest.approx([1, 2, 4, 8, 16, 32, 64, 71, 72, 74, 78, 86])
+
+
+async def test_a_log_handler_may_close_the_bus(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        with on_log(lambda _: bus.close()):
+            await bus.subscribe("a", max_buffer_size=1, overflow=Overflow.DROP_INCOMING)
+            other = await bus.subscribe("a")
+            for number in range(3):
+                bus.send_nowait("a", "k", f"/{number}")
+            await wait_all_tasks_blocked()
+    assert paths([event async for event in other]) == ["/0", "/1", "/2"]
+    assert other.statistics().matched == 3
+
+
+async def test_a_log_handler_that_raises_costs_other_subscriptions_no_event(
+    autojump_clock: MockClock,
+) -> None:
+    def fail(record: logging.LogRecord) -> None:
+        raise ValueError(record.getMessage())
+
+    other = None
+    with on_log(fail):
+        try:
+            async with open_event_bus() as bus:
+                await bus.subscribe("a", max_buffer_size=1, overflow=Overflow.DROP_INCOMING)
+                other = await bus.subscribe("a")
+                for number in range(3):
+                    bus.send_nowait("a", "k", f"/{number}")
+                await wait_all_tasks_blocked()
+        except ValueError:
+            pass
+    assert other is not None
+    assert other.statistics().matched == 3  # they were accepted: sends returned
+
+
+async def test_an_episode_of_loss_ends_once_though_a_log_handler_reads(
+    autojump_clock: MockClock,
+) -> None:
+    ends: list[str] = []
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=6, overflow=Overflow.DROP_INCOMING)
+
+        def read(record: logging.LogRecord) -> None:
+            if record.levelno == logging.INFO:
+                ends.append(record.getMessage())
+                if subscription.statistics().queued:
+                    subscription.channel().receive_nowait()
+
+        with on_log(read):
+            for number in range(8):
+                bus.send_nowait("a", "k", f"/{number}")
+            await wait_all_tasks_blocked()
+            for _ in range(3):
+                subscription.channel().receive_nowait()
+    assert len(ends) == 1

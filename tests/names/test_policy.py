@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import trio
 from hypothesis import example, given
@@ -132,6 +134,19 @@ def test_a_question_that_takes_too_many_steps_is_answered_by_no() -> None:
     policy = RulePolicy([Allow(Action.SUBSCRIBE, str(pattern)) for pattern in rules])
     assert not policy.allows("anybody", Action.SUBSCRIBE, str(asked))
     count_lines(lambda: policy.allows("anybody", Action.SUBSCRIBE, str(asked)), at_most=2_000_000)
+
+
+def test_the_budget_of_a_question_counts_all_its_work() -> None:
+    choices = random.Random(0)
+    tails = ["*", *(f"**.{letter}" for letter in "abcdefghi")]
+    rules = [
+        Allow(Action.SUBSCRIBE, ".".join(["**", letter, *choices.choices(tails, k=6)]))
+        for letter in "abcdefghijkl"
+        for _ in range(40)
+    ]
+    policy = RulePolicy([*rules, Allow(Action.SUBSCRIBE, "**")])
+    asked = ".".join(["(a|b|c|d|e|f|g|h|i|j|k|l)"] * 16)
+    count_lines(lambda: policy.allows("me", Action.SUBSCRIBE, asked), at_most=2_000_000)
 
 
 async def test_a_bus_with_rules_refuses_and_allows() -> None:

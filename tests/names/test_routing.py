@@ -274,6 +274,25 @@ def test_no_more_routes_are_remembered_than_allowed(bound: int) -> None:
     assert table.is_empty
 
 
+def test_a_subscription_to_a_literal_pair_touches_one_remembered_route() -> None:
+    table: RoutingTable[str] = RoutingTable()
+    table.add("other", Pattern.parse("other"), None)
+    for kind in ("one", "two", "three"):
+        table.match("orders", kind)
+    pair = Pattern.parse("orders"), Pattern.parse("one")
+    assert table.remembered == 3
+    table.add("item", *pair)
+    assert table.recall("orders", "two") is not None
+    assert table.recall("orders", "three") is not None
+    assert table.remembered == 2
+    assert table.match("orders", "one") == ("item",)
+    assert table.remembered == 3
+    table.remove("item", *pair)
+    assert table.remembered == 2
+    assert table.match("orders", "one") == ()
+    assert table.remembered == 3
+
+
 def test_a_million_different_names_do_not_make_the_table_grow() -> None:
     table = table_of(("a.**", None))
     seen = 0
