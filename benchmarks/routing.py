@@ -15,7 +15,7 @@ from time import perf_counter
 import trio
 
 from trio_events import Action, Allow, Pattern, RulePolicy, open_event_bus
-from trio_events._routing import RoutingTable
+from trio_events._names.routing import RoutingTable
 
 ROUNDS = 15
 SIZES = (10, 1_000, 100_000)

@@ -18,9 +18,9 @@ from ._errors import (
 )
 from ._event import Event
 from ._handlers import HandlerSet
+from ._names.pattern import Pattern
+from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
 from ._overflow import Overflow
-from ._pattern import Pattern
-from ._policy import Action, Allow, Deny, Policy, RulePolicy
 from ._subscription import (
     EventBatches,
     EventChannel,

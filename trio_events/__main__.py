@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from ._errors import InvalidEventError, InvalidPatternError
-from ._pattern import Pattern, check_name, common_name, uncovered_name
+from ._names.pattern import Pattern, check_name, common_name, uncovered_name
 
 _PROGRAM = "python -m trio_events"
 

@@ -15,9 +15,9 @@ import trio
 
 from ._errors import EventDataError, SubscriptionOverflowError
 from ._event import Event
+from ._names.pattern import Pattern
 from ._overflow import Buffer, Overflow
 from ._pace import Pace
-from ._pattern import Pattern
 from ._waiting import Waiter, first
 
 _log: Final = logging.getLogger("trio_events")

@@ -24,11 +24,11 @@ from ._errors import (
 )
 from ._event import Event, EventDraft
 from ._handlers import DeadLetterHook, Handler, HandlerActor, HandlerSet, Registration, is_async
+from ._names.pattern import Pattern, check_name, check_path
+from ._names.policy import Action, Policy
 from ._no_public_constructor import NoPublicConstructor
 from ._overflow import Buffer, Overflow, check_count
 from ._pace import Pace
-from ._pattern import Pattern, check_name, check_path
-from ._policy import Action, Policy
 from ._router import Obstacle, Router
 from ._subscription import EventChannel, Subscription
 from ._supervision import OnError, Propagate, check_seconds

@@ -6,7 +6,7 @@ from typing import final
 
 from ._actor import SubscriptionActor
 from ._event import Event
-from ._pattern import Pattern
+from ._names.pattern import Pattern
 
 
 @final

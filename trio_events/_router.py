@@ -13,10 +13,10 @@ import trio
 from ._actor import Attempt, Sender, SubscriptionActor
 from ._errors import BusClosedError, DeadlockError, NoBusError
 from ._event import Event
+from ._names.pattern import Pattern
+from ._names.routing import RoutingTable
 from ._pace import Pace
 from ._paths import PathIndex
-from ._pattern import Pattern
-from ._routing import RoutingTable
 from ._waiting import Waiter, first
 
 

@@ -6,8 +6,8 @@ from typing import final
 
 import attrs
 
+from ._names.pattern import Pattern, path_filter
 from ._overflow import Overflow, check_count
-from ._pattern import Pattern, path_filter
 
 
 @final

@@ -23,10 +23,10 @@ from trio_events import (
     open_event_bus,
 )
 from trio_events._actor import SubscriptionActor
+from trio_events._names.pattern import path_filter
 from trio_events._overflow import Buffer
 from trio_events._pace import Pace
 from trio_events._paths import PathIndex
-from trio_events._pattern import path_filter
 from trio_events._router import Router
 
 from ..names.strategies import examples

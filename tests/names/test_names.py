@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_events import ErrorKind, EventBusError, InvalidEventError, Pattern, testing
-from trio_events._pattern import check_name
+from trio_events._names.pattern import check_name
 
 from . import reference, strategies
 from .strategies import examples, shown

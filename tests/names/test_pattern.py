@@ -16,7 +16,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from trio_events import ErrorKind, EventBusError, InvalidPatternError, Pattern, testing
-from trio_events._pattern import common_name, uncovered_name
+from trio_events._names.pattern import common_name, uncovered_name
 
 from ..steps import count_lines
 from . import reference, strategies

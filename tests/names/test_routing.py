@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trio_events import Pattern, testing
-from trio_events._routing import RoutingTable
+from trio_events._names.routing import RoutingTable
 
 from ..steps import count_lines
 from . import reference, strategies

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from trio_events import InvalidEventError, InvalidPatternError, Pattern, _pattern
+from trio_events import InvalidEventError, InvalidPatternError, Pattern
+from trio_events._names import pattern as _pattern
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = Path(__file__).parent / "vectors" / "patterns.json"

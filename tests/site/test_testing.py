@@ -24,7 +24,7 @@ from trio_events import (
     open_event_bus,
     testing,
 )
-from trio_events._pattern import check_name
+from trio_events._names.pattern import check_name
 from trio_events.testing import Recorder, record
 
 from ..names import reference

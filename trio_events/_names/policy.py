@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeAlias, final
 
 import attrs
 
-from ._pattern import Pattern, cover_together
+from .pattern import Pattern, cover_together
 
 _MAX_STEPS: Final = 100_000
 """Steps before an answer is no: a tenth of a second at most. Thoughtful rules take hundreds."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Final, Generic, TypeVar, final
 
-from ._pattern import MANY, ONE, RESERVED, Pattern, Segment
+from .pattern import MANY, ONE, RESERVED, Pattern, Segment
 
 T = TypeVar("T", bound=Hashable)
 

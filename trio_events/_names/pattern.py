@@ -20,8 +20,8 @@ from typing import Final, NoReturn, TypeAlias, final
 
 import attrs
 
-from ._errors import InvalidEventError, InvalidPatternError
-from ._no_public_constructor import NoPublicConstructor
+from .._errors import InvalidEventError, InvalidPatternError
+from .._no_public_constructor import NoPublicConstructor
 
 MAX_SEGMENTS: Final = 16
 MAX_CHARACTERS: Final = 512

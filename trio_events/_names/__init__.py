@@ -1,0 +1,1 @@
+"""Names, patterns, routing and permissions: pure, without trio."""
