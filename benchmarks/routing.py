@@ -14,7 +14,8 @@ from time import perf_counter
 
 import trio
 
-from trio_events import Action, Allow, Pattern, RulePolicy, open_event_bus
+from trio_events import Action, Allow, RulePolicy, open_event_bus
+from trio_events._names.interest import Interest
 from trio_events._names.routing import RoutingTable
 
 ROUNDS = 15
@@ -47,13 +48,13 @@ def table_of(size: int, pattern: str) -> RoutingTable[int]:
     """A table of so many patterns, of which `s7.x` is matched by one."""
     table: RoutingTable[int] = RoutingTable()
     for number in range(size):
-        table.add(number, Pattern.parse(pattern.format(number)), None)
+        table.add(number, Interest.of(pattern.format(number)))
     return table
 
 
 def misses(table: RoutingTable[int]) -> Callable[[], float]:
     """A case: look for a route that is not remembered, of one item."""
-    assert len(table.peek("s7.x", "k")) == 1
+    assert len(table.peek("s7.x", "k").items) == 1
     return lambda: per_call(lambda: table.peek("s7.x", "k"), 500)
 
 
@@ -66,13 +67,13 @@ def fresh(table: RoutingTable[int], *, remember: bool) -> Callable[[], float]:
 
 def life(pattern: str, name: str) -> Callable[[], float]:
     """A case: add a pattern to a table, match a name, and remove the pattern."""
-    parsed = Pattern.parse(pattern)
+    parsed = Interest.of(pattern)
     table: RoutingTable[int] = RoutingTable()
 
     def once() -> None:
-        table.add(0, parsed, None)
+        table.add(0, parsed)
         table.match(name, "k")
-        table.remove(0, parsed, None)
+        table.remove(0, parsed)
 
     return lambda: per_call(once, 100)
 

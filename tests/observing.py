@@ -13,6 +13,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
 )
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar, final
@@ -80,6 +81,11 @@ def tasks_living() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
+def remembered(routes: Mapping[str, Mapping[str, object]]) -> Iterator[tuple[str, str]]:
+    """The systems and kinds of remembered routes."""
+    return ((system, kind) for system, kinds in routes.items() for kind in kinds)
+
+
 @asynccontextmanager
 async def tidy(bus: EventBus) -> AsyncIterator[None]:
     """After the block the same tasks, subscriptions, waiters and routes are there as before it.
@@ -89,13 +95,13 @@ async def tidy(bus: EventBus) -> AsyncIterator[None]:
 
     def everything() -> list[object]:
         router, statistics = bus._router, bus.statistics()
-        routes = [route for kinds in router.table.routes.values() for route in kinds.values()]
+        table = router.table
+        routes = [table.match(*names) for names in list(remembered(table.routes))]
         return [
             attrs.evolve(statistics, accepted=0, unmatched=0, routes_remembered=0),
             tasks_living(),
             len(router.table),
-            list(router._paths),
-            {target for route in routes for target in route} <= set(router.subscriptions),
+            {target for route in routes for target in route.items} <= set(router.subscriptions),
         ]
 
     await wait_all_tasks_blocked()

@@ -18,7 +18,7 @@ sys.path.append(str(ROOT))  # at the end: an installed package goes before the s
 
 from tests.names import reference  # noqa: E402  # needs the path
 
-VERSION = 1
+VERSION = 2
 
 Vector = Mapping[str, object]
 
@@ -41,7 +41,14 @@ MATCHES = [
     *[(f"e{ACUTE}", f"e{ACUTE}"), (SQUID, SQUID), ("*", SQUID), (f"({SQUID}|b)", SQUID)],
     *[("a", "a\n"), ("a\n", "a\n"), ("*", "a\n"), ("a", " a"), (" ", " "), ("a?", "ab")],
     *[("[ab]", "a"), ("[ab]", "[ab]"), ("a+", "aa"), ("^a", "a"), ("\\a", "a"), ("-", "-")],
-    *[("#", "a"), (">", "a.b"), ("{a,b}", "a"), (ASTERISK, "a"), ("a/b", "a/b"), ("*", "a/b")],
+    *[
+        ("a#", "a#"),
+        ("*.>>", "a.>>"),
+        ("{a,b}", "a"),
+        (ASTERISK, "a"),
+        ("a/b", "a/b"),
+        ("*", "a/b"),
+    ],
     # a star is one segment, also an empty-looking one
     *[("*", " "), ("*", "a.b"), ("*.*.*", "a.b.c"), ("*.*.*", "a.b"), ("a.*.c", "a.c")],
     *[("a.*.c", "a.b.c"), ("a.*.c", "a.b.b.c"), ("a.*.a", "a.a.a"), ("*.a", "a")],
@@ -124,6 +131,9 @@ REFUSED_PATTERNS = [
     *(")", "a.b).c", "(a))", "((a)|b)", "(a|(b))", "((a))", "()()", "x(a|b)", "(a|b)c"),
     *("(a|b)(c|d)", "x.y(a|b)", "(a)|b", "a|b", "|", "|a", "a.b|c", "(a.b|c)", "(a|b.c)"),
     *("(a||b)", "(|a)", "(a|)", "()", "x.()", "(|)", "(.)", "$*", "$(a)"),
+    # wildcards of other systems
+    *("#", "orders.#", "orders.>", "orders.+", "?", "a.#.b", "(a|#)", "x.(+|a)", "(>)", "(a|?|b)"),
+    *("#.*", "(#|a*)", "a*.#", "$x.#"),
     # the leftmost fault
     *("a*..b", "a..b*", "a|b)", "a)|b", "x(*", "x*(", ".".join(["b*", *"a" * 20])),
     # positions are counted in characters: neither in bytes nor in units of UTF-16
@@ -139,10 +149,14 @@ REFUSED_PATTERNS = [
 NAMES = [
     # accepted
     *("orders", "order.created", "Orders", "a.$b", "a$", "a.b.$", " ", " $a", "a b.c\n", "[a]"),
-    *("a?b+c^d{e}", "/orders/123", "-", "a:b,c;d", "0", "\t", SQUID, ASTERISK, f"e{ACUTE}"),
+    *("a?b+c^d{e}", "orders/123", "-", "a:b,c;d", "0", "\t", SQUID, ASTERISK, f"e{ACUTE}"),
     *("\N{IDEOGRAPHIC FULL STOP}", "\N{FULLWIDTH DOLLAR SIGN}x", ".".join("a" * 16), "a" * 512),
     SQUID * 512,
+    *("a#", "#a", "a.b+", "a?.>>", "##", "?!"),
+    # only as a kind
+    *("/", "/orders", "/orders/1.x"),
     # refused
+    *("#", "+", ">", "?", "orders.#", "#.a", "a.+.b", "orders.>", "a.?"),
     *("", ".", "..", ".a", "a.", "a..b", "*", "**", "orders.*", "orders.e*", "(a|b)", "(a)"),
     *("a(", "a)", "a|b", "a.b.|", "$", "$bus", "$bus.closed", "$.a", ".".join("a" * 17)),
     *("a" * 513, SQUID * 513),
@@ -195,9 +209,10 @@ def refusals() -> Iterable[Vector]:
 
 
 def names() -> Iterable[Vector]:
-    """Say of texts whether an event may be sent with them."""
+    """Say of texts whether they can be the system and the kind of an event."""
     for name in NAMES:
-        yield {"name": name, "accepted": reference.is_sendable(name)}
+        fields = {field: reference.is_sendable(name, field) for field in ("system", "kind")}
+        yield {"name": name, **fields}
 
 
 def main() -> None:

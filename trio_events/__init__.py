@@ -18,7 +18,7 @@ from ._errors import (
 )
 from ._event import Event
 from ._handlers import HandlerSet
-from ._names.pattern import Pattern
+from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
 from ._overflow import Overflow
 from ._subscription import (
@@ -51,6 +51,7 @@ __all__ = [
     "EventDataError",
     "EventIterator",
     "EventWaiter",
+    "ExactPath",
     "HandlerSet",
     "InvalidEventError",
     "InvalidPatternError",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import unicodedata
 from collections.abc import Sequence
 
-from ._errors import InvalidEventError, InvalidPatternError
-from ._names.pattern import Pattern, check_name, common_name, uncovered_name
+from ._names.errors import InvalidEventError, InvalidPatternError
+from ._names.pattern import Pattern, plain_name
+from ._names.relations import common_name, uncovered_name
 
 _PROGRAM = "python -m trio_events"
 
@@ -51,15 +53,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvalidEventError as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
+    _print(_shown(answer))
+    return 0 if yes else 1
+
+
+def _print(answer: str) -> None:
+    """Print the answer if anybody takes it. If not, the exit status still tells."""
+    if sys.stdout is None:  # it was closed when the process started
+        return
     # A terminal or a file may not take every character of a witness.
     encoding = sys.stdout.encoding
-    print(_shown(answer).encode(encoding, "backslashreplace").decode(encoding))
-    return 0 if yes else 1
+    try:
+        print(answer.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError:  # the reader has gone, or the disk is full
+        # Or Python would fail to flush what is left, and exit with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _match(pattern: str, name: str) -> tuple[bool, str]:
     parsed = Pattern.parse(pattern)
-    check_name(name, "the name", reserved=True)
+    plain_name(name, "the name", reserved=True)
     yes = parsed.matches(name)
     return yes, "matches" if yes else "does not match"
 

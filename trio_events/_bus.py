@@ -24,7 +24,7 @@ from ._errors import (
 )
 from ._event import Event, EventDraft
 from ._handlers import DeadLetterHook, Handler, HandlerActor, HandlerSet, Registration, is_async
-from ._names.pattern import Pattern, check_name, check_path
+from ._names.pattern import Pattern, plain_name, plain_path
 from ._names.policy import Action, Policy
 from ._no_public_constructor import NoPublicConstructor
 from ._overflow import Buffer, Overflow, check_count
@@ -92,6 +92,8 @@ class EventBusStatistics:
 @attrs.define(eq=False, repr=False)
 class EventBus(metaclass=NoPublicConstructor):
     """An open event bus, in the name of one actor. Get one from `open_event_bus`."""
+
+    _made_by = "open_event_bus"
 
     _router: Router
     _nursery: trio.Nursery
@@ -171,9 +173,8 @@ class EventBus(metaclass=NoPublicConstructor):
           InvalidEventError: As `send`.
           BusClosedError: If trio has finished.
         """
-        check_name(system, "system")
-        check_name(kind, "kind")
-        check_path(path)
+        system, kind = plain_name(system, "system"), plain_name(kind, "kind")
+        path = plain_path(path)
         try:
             self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
         except trio.RunFinishedError:
@@ -410,10 +411,8 @@ class EventBus(metaclass=NoPublicConstructor):
           InvalidPatternError: If `reply_kind` is not a pattern.
           EventBusError: As `send`, and as `subscribe`, but for the limit.
         """
-        check_name(system, "system")
-        check_name(kind, "kind")
-        check_path(path)
-        system, kind, path = map(str.__str__, (system, kind, path))  # see `_offer`
+        system, kind = plain_name(system, "system"), plain_name(kind, "kind")
+        path = plain_path(path)
         # The path is taken as it is, also if it looks like a pattern.
         patterns = Pattern.parse(system), Pattern.parse(reply_kind)
         terms = Terms(*patterns, path, _MAX_UNREAD, Overflow.CLOSE)
@@ -491,7 +490,7 @@ class EventBus(metaclass=NoPublicConstructor):
           TypeError: If `name` is not a `str`.
           InvalidEventError: If `name` is not a name in dot-separated segments.
         """
-        check_name(name, "actor")
+        name = plain_name(name, "actor")
         bus = copy.copy(self)
         bus._actor = name
         return bus
@@ -552,18 +551,15 @@ class EventBus(metaclass=NoPublicConstructor):
         # In one piece, for it is in the way of every event: a call less is 3 % of a delivery.
         router = self._router
         if type(system) is not str or type(kind) is not str:  # equal to a text is not enough
-            check_name(system, "system")
-            check_name(kind, "kind")
-            system, kind = str.__str__(system), str.__str__(kind)
+            system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         try:
             router.table.routes[system][kind]  # two names that were checked
         except KeyError:
             router.check_open()  # if it is closed, no route is remembered
-            check_name(system, "system")
-            check_name(kind, "kind")
+            plain_name(system, "system")
+            plain_name(kind, "kind")
         if type(path) is not str or not path:
-            check_path(path)
-            path = str.__str__(path)
+            path = plain_path(path)
         if self._policy is not None:
             self._check_may_send(system)
         draft = EventDraft(system, kind, path, data)

@@ -1,22 +1,26 @@
-"""A way to say that only this package makes objects of a class."""
+"""A metaclass for classes whose objects only this package makes."""
 
 from __future__ import annotations
 
 from abc import ABCMeta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 T = TypeVar("T")
 
 
 class NoPublicConstructor(ABCMeta):
-    """A metaclass whose classes are made by `_create`, and by calling them never.
+    """A metaclass whose classes are made by `_create`, and never by calling them.
 
-    After trio's class of the same name.
+    After trio's class of the same name. A class can name the public function that makes its
+    objects in `_made_by`; the error then points there.
     """
 
+    _made_by: ClassVar[str | None] = None
+
     def __call__(cls, *args: object, **kwargs: object) -> NoReturn:
-        """Refuse."""
-        raise TypeError(f"{cls.__module__}.{cls.__qualname__} has no public constructor")
+        """Raise: there is no public constructor."""
+        use = "" if cls._made_by is None else f": use {cls._made_by}"
+        raise TypeError(f"{cls.__qualname__} has no public constructor{use}")
 
     def _create(cls: type[T], *args: Any, **kwargs: Any) -> T:
         return super().__call__(*args, **kwargs)  # type: ignore[misc, no-any-return]  # mypy takes `super` for that of `type[T]`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeAlias, final
 
 import attrs
@@ -13,10 +13,9 @@ import trio
 from ._actor import Attempt, Sender, SubscriptionActor
 from ._errors import BusClosedError, DeadlockError, NoBusError
 from ._event import Event
-from ._names.pattern import Pattern
+from ._names.interest import Interest
 from ._names.routing import RoutingTable
 from ._pace import Pace
-from ._paths import PathIndex
 from ._waiting import Waiter, first
 
 
@@ -38,9 +37,6 @@ class Unsubscribe:
 
 Message: TypeAlias = Event | Subscribe | Unsubscribe
 
-Target: TypeAlias = SubscriptionActor | PathIndex
-"""What the routing table leads to."""
-
 
 @final
 class Router:
@@ -57,8 +53,7 @@ class Router:
     def __init__(
         self, inbox_size: int, pace: Pace, token: trio.lowlevel.TrioToken | None = None
     ) -> None:
-        self.table: RoutingTable[Target] = RoutingTable()
-        self._paths: dict[tuple[Pattern, Pattern | None], PathIndex] = {}
+        self.table: RoutingTable[SubscriptionActor] = RoutingTable()
         self.subscriptions: dict[SubscriptionActor, None] = {}  # those that are open
         self.waiters: dict[SubscriptionActor, None] = {}  # the same, for those without a task
         self.closed = False
@@ -120,7 +115,7 @@ class Router:
         messages, self.inbox = self.inbox, []
         self._controls = 0
         # The pending lists of the subscriptions that match something.
-        pending: dict[Target, list[Event]] = {}
+        pending: dict[SubscriptionActor, list[Event]] = {}
         # Neighbours of the same system and kind are looked up and handed out together: for 100
         # subscriptions, lists extended by a run cost little more than lists extended by one.
         run: list[Event] = []
@@ -140,46 +135,37 @@ class Router:
         self._spread(run, pending)
         self._deliver(pending)
 
-    def _spread(self, run: list[Event], pending: dict[Target, list[Event]]) -> None:
+    def _spread(self, run: list[Event], pending: dict[SubscriptionActor, list[Event]]) -> None:
         """Add events of one system and kind to the lists of those who want them."""
         if run:
             self._routed += len(run)
             route = self.table.match(run[0].system, run[0].kind)
-            if not route or type(route[0]) is PathIndex:
-                self.unmatched += sum(not _wanted(event, route) for event in run)
-            for target in route:
-                if target in pending:
-                    pending[target] += run
+            for subscription in route.items:
+                if subscription in pending:
+                    pending[subscription] += run
                 else:
-                    pending[target] = run.copy()
+                    pending[subscription] = run.copy()
+            if route.by_path:
+                for event in run:
+                    found = route.find(event.path)
+                    for subscription in found:
+                        pending.setdefault(subscription, []).append(event)
+                    self.unmatched += not (found or route.items)
+            elif not route.items:
+                self.unmatched += len(run)
 
-    def _deliver(self, pending: dict[Target, list[Event]]) -> None:
-        for target, events in pending.items():
-            target.deliver(events)
+    def _deliver(self, pending: dict[SubscriptionActor, list[Event]]) -> None:
+        for subscription, events in pending.items():
+            subscription.deliver(events)
         pending.clear()
 
     def _register(self, message: Subscribe | Unsubscribe) -> None:
         subscription = message.subscription
-        path = subscription.path
-        patterns = subscription.system, subscription.kind
+        interest = Interest(subscription.system, subscription.kind, subscription.path)
         if isinstance(message, Subscribe):
-            if path is None:
-                self.table.add(subscription, *patterns)
-                return
-            index = self._paths.get(patterns)
-            if index is None:
-                index = self._paths[patterns] = PathIndex()
-                self.table.add(index, *patterns)
-            index.add(subscription, path)
+            self.table.add(subscription, interest)
         else:
-            if path is None:
-                self.table.remove(subscription, *patterns)
-            else:
-                index = self._paths[patterns]
-                index.remove(subscription, path)
-                if index.is_empty:
-                    del self._paths[patterns]
-                    self.table.remove(index, *patterns)
+            self.table.remove(subscription, interest)
             subscription.finish()
 
     # The inbox
@@ -252,11 +238,7 @@ class Router:
 
     def _recipients(self, event: Event) -> Iterator[SubscriptionActor]:
         # Peek, so that a send that is cancelled leaves no remembered route behind.
-        for target in self.table.peek(event.system, event.kind):
-            if isinstance(target, PathIndex):
-                yield from target.find(event.path)
-            else:
-                yield target
+        yield from self.table.peek(event.system, event.kind).recipients(event.path)
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -487,10 +469,6 @@ def _has_passed(sender: Sender | None, subscription: SubscriptionActor) -> bool:
     if sender is None or subscription not in sender.request.passed:
         return False
     return not subscription.senders or first(subscription.senders).ticket > sender.ticket
-
-
-def _wanted(event: Event, route: Sequence[Target]) -> bool:
-    return any(not isinstance(t, PathIndex) or t.find(event.path) for t in route)
 
 
 Obstacle: TypeAlias = Router | SubscriptionActor

@@ -75,6 +75,8 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
     `async for event in channel` ends when the subscription has ended and all has been read.
     """
 
+    _made_by = "Subscription.channel"
+
     _actor: SubscriptionActor
 
     @trio.lowlevel.enable_ki_protection
@@ -162,6 +164,8 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
 class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over events, for one task. See `EventChannel`."""
 
+    _made_by = "async for over an EventChannel"
+
     _actor: SubscriptionActor
     _pace: Pace
     # The buffer's list that is being read; not before the reader is noted, which is done once a
@@ -192,6 +196,8 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
 class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over lists of events. See `EventChannel.batches`."""
 
+    _made_by = "EventChannel.batches"
+
     _actor: SubscriptionActor
     _max_size: int | None
 
@@ -217,6 +223,8 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     Iterating over it is iterating over its channel. As an asynchronous context manager it closes
     itself at the end of the block.
     """
+
+    _made_by = "EventBus.subscribe"
 
     _actor: SubscriptionActor
     _channel: EventChannel[DataT_co]

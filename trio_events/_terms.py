@@ -6,7 +6,7 @@ from typing import final
 
 import attrs
 
-from ._names.pattern import Pattern, path_filter
+from ._names.pattern import ExactPath, Pattern, path_filter, system_pattern
 from ._overflow import Overflow, check_count
 
 
@@ -25,7 +25,11 @@ class Terms:
 
     @staticmethod
     def of(
-        system: str, kind: str | None, path: str | None, max_buffer_size: int, overflow: Overflow
+        system: str,
+        kind: str | None,
+        path: str | ExactPath | None,
+        max_buffer_size: int,
+        overflow: Overflow,
     ) -> Terms:
         """Read the patterns, and refuse what is wrong.
 
@@ -38,7 +42,7 @@ class Terms:
         if not isinstance(overflow, Overflow):
             raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
         return Terms(
-            Pattern.parse(system),
+            system_pattern(system),
             None if kind is None else Pattern.parse(kind),
             None if path is None else path_filter(path),
             max_buffer_size,

@@ -22,6 +22,8 @@ class EventWaiter(metaclass=NoPublicConstructor):
     unread, and one more ends it (see `Overflow.CLOSE`).
     """
 
+    _made_by = "EventBus.expect"
+
     _channel: EventChannel
     _first: Event | None = None
     # Whoever has it waits for the first event; the others then find it.

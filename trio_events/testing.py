@@ -178,9 +178,12 @@ _ODD_CHARACTERS = st.sampled_from(
         "\ud800",  # half a surrogate pair: a str may hold it, an encoder may not
     ]
 )
+_WILDCARDS_ELSEWHERE = {"#", "+", ">", "?"}
 _characters = _ODD_CHARACTERS | st.characters(exclude_characters="*()|.")
 _reserved = st.text(_characters, max_size=5).map("${}".format)
-_unreserved = st.text(_characters, min_size=1, max_size=6).filter(lambda s: s[0] != "$")
+_unreserved = st.text(_characters, min_size=1, max_size=6).filter(
+    lambda text: text[0] != "$" and text not in _WILDCARDS_ELSEWHERE
+)
 _literals = st.one_of(_unreserved, _unreserved, _unreserved, _reserved)
 _alternations = st.lists(_literals, min_size=1, max_size=4).map(lambda all_: f"({'|'.join(all_)})")
 _segments = st.one_of(_literals, st.just("*"), st.just("**"), st.just("**"), _alternations)

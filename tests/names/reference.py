@@ -51,6 +51,9 @@ MAX_ALTERNATIVES = 64
 SPECIAL = "*()|"
 """What, beside the dot, cannot be part of a literal."""
 
+FOREIGN = ("#", "+", ">", "?")
+"""What cannot be a literal, because it is a wildcard elsewhere."""
+
 FRESH = "\N{SPARKLES}"
 """A segment that no pattern of the tests contains: it stands for all segments no pattern names."""
 
@@ -58,10 +61,12 @@ FRESH = "\N{SPARKLES}"
 # ---------------------------------------------------------------------------- what is well-formed
 
 
-def is_sendable(name: str) -> bool:
-    """Say whether `name` is good enough to be sent as a system or a kind."""
+def is_sendable(name: str, field: str = "kind") -> bool:
+    """Say whether `name` is good enough to be sent as a kind, or as another field."""
     return (
         0 < len(name) <= MAX_CHARACTERS
+        and not (field == "system" and name.startswith("/"))
+        and not any(segment in FOREIGN for segment in name.split("."))
         and not any(character in name for character in SPECIAL)
         and not name.startswith("$")
         and "" not in name.split(".")
@@ -88,7 +93,11 @@ def _is_segment(segment: str) -> bool:
 
 
 def _is_literal(segment: str) -> bool:
-    return segment != "" and not any(character in segment for character in SPECIAL + ".")
+    return (
+        segment != ""
+        and segment not in FOREIGN
+        and not any(character in segment for character in SPECIAL + ".")
+    )
 
 
 def blame(text: str) -> frozenset[int]:
@@ -129,20 +138,24 @@ def _problem(segment: str) -> int | None:
     """Return the index of the first character of `segment` that is wrong, if one is."""
     if _is_segment(segment):
         return None
-    if segment == "":
+    if segment == "" or segment in FOREIGN:
         return 0
     if not segment.startswith("("):
         return next(index for index, character in enumerate(segment) if character in SPECIAL)
     alternatives = 1
     empty = True
+    begin = 1
     for index, character in enumerate(segment[1:], start=1):
         if character in "(*." or (empty and character in "|)"):
             return index
+        if character in "|)" and segment[begin:index] in FOREIGN:
+            return begin
         if character == ")":
             return index + 1
         if character == "|":
             alternatives += 1
             empty = True
+            begin = index + 1
             continue
         if empty and alternatives > MAX_ALTERNATIVES:
             return index

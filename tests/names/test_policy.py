@@ -19,7 +19,7 @@ from trio_events import (
     RulePolicy,
     open_event_bus,
 )
-from trio_events._names.pattern import cover_together
+from trio_events._names.relations import cover_together
 
 from ..steps import count_lines
 from .reference import matches, names_up_to

@@ -28,7 +28,7 @@ def test_the_file_is_what_the_tool_writes() -> None:
 
 
 def test_the_version_and_the_limits() -> None:
-    assert DOCUMENT["version"] == 1
+    assert DOCUMENT["version"] == 2
     assert DOCUMENT["limits"] == {
         "segments": _pattern.MAX_SEGMENTS,
         "characters": _pattern.MAX_CHARACTERS,
@@ -72,12 +72,13 @@ def test_refusals() -> None:
 
 def test_names() -> None:
     for vector in DOCUMENT["names"]:
-        try:
-            _pattern.check_name(vector["name"], "name")
-        except InvalidEventError:
-            assert not vector["accepted"], vector
-        else:
-            assert vector["accepted"], vector
+        for field in ("system", "kind"):
+            try:
+                _pattern.plain_name(vector["name"], field)
+            except InvalidEventError:
+                assert not vector[field], vector
+            else:
+                assert vector[field], vector
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,8 @@ def test_names() -> None:
         ("matches", "matches"),
         ("covers", "covers"),
         ("overlaps", "overlaps"),
-        ("names", "accepted"),
+        ("names", "system"),
+        ("names", "kind"),
     ],
 )
 def test_every_answer_is_asked_for_often(section: str, answer: str) -> None:
@@ -103,4 +105,6 @@ def test_every_rule_of_the_grammar_is_refused_by_some_vector() -> None:
         rules.add(str(caught.value).partition(" (position")[0])
     known = {*_pattern._MISPLACED.values(), *_pattern._MISPLACED_INSIDE.values()}
     assert rules >= known
-    assert len(rules) >= len(known) + 7  # empty texts, limits, what is not closed
+    assert (
+        len(rules) >= len(known) + 11
+    )  # and empty texts, limits, what is not closed, foreign wildcards

@@ -24,7 +24,7 @@ from trio_events import (
     open_event_bus,
     testing,
 )
-from trio_events._names.pattern import check_name
+from trio_events._names.pattern import plain_name
 from trio_events.testing import Recorder, record
 
 from ..names import reference
@@ -231,14 +231,14 @@ async def test_what_cannot_be_expected_is_a_type_error(
 @given(testing.names())
 def test_names_can_be_sent(name: str) -> None:
     assert reference.is_sendable(name)
-    check_name(name, "system")
+    plain_name(name, "system")
 
 
 @examples(300)
 @given(testing.names(reserved=True))
 @example("$")
 def test_reserved_names_are_names_but_for_the_dollar(name: str) -> None:
-    check_name(name, "system", reserved=True)
+    plain_name(name, "system", reserved=True)
 
 
 @examples(300)
@@ -252,7 +252,7 @@ def test_patterns_are_accepted(text: str) -> None:
 @given(testing.matching_pairs())
 def test_matching_pairs_match_and_their_names_are_names(pair: tuple[str, str]) -> None:
     pattern, name = pair
-    check_name(name, "system", reserved=True)
+    plain_name(name, "system", reserved=True)
     assert testing.reference_matches(pattern, name)
     assert Pattern.parse(pattern).matches(name)
 

@@ -1,4 +1,4 @@
-"""Names and patterns: the grammar, matching, and which pattern contains which.
+"""Names and patterns: the grammar, and matching.
 
 A name is text in dot-separated segments. A pattern is the same with wildcards:
 
@@ -14,14 +14,13 @@ That makes matching linear in the name, whatever the pattern.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NoReturn, TypeAlias, final
+from collections.abc import Iterable, Iterator
+from typing import Final, NoReturn, TypeAlias, cast, final
 
 import attrs
 
-from .._errors import InvalidEventError, InvalidPatternError
 from .._no_public_constructor import NoPublicConstructor
+from .errors import InvalidEventError, InvalidPatternError
 
 MAX_SEGMENTS: Final = 16
 MAX_CHARACTERS: Final = 512
@@ -29,65 +28,114 @@ MAX_ALTERNATIVES: Final = 64
 
 ONE: Final = "*"
 MANY: Final = "**"
+WILDCARDS: Final = frozenset({ONE, MANY})
+
 _IN_PATHS: Final = "/"
-"""What separates the segments of a path; in names it is a dot."""
+"""The separator of the segments of a path; in names it is a dot."""
 
 RESERVED: Final = "$"
-"""Names that begin so are the bus's own; no leading wildcard matches them."""
+"""Names that begin with it belong to the bus itself; no leading wildcard matches them."""
 
 FRESH: Final = ""
 """Stands for a segment that no pattern mentions: only wildcards match it."""
 
-_WILDCARDS: Final = frozenset({ONE, MANY})
 _SPECIAL: Final = frozenset("*(|)")
+
+_FOREIGN_WILDCARDS: Final = {"#": MANY, ">": MANY, "+": ONE, "?": ONE}
+"""Wildcards of AMQP, NATS, MQTT and the shell, each with the one to use here."""
+
+_NO_SEGMENTS: Final = frozenset({"", *_FOREIGN_WILDCARDS})
 
 Segment: TypeAlias = "str | frozenset[str]"
 """`ONE`, `MANY`, a literal, or at least two alternatives. (No literal contains a star.)"""
 
 
-def check_name(name: object, field: str, *, reserved: bool = False) -> None:
-    """Refuse what cannot be the system or the kind of an event.
+def shown(value: object) -> str:
+    """The `repr` of any value for a message: shortened, and safe if `repr` raises."""
+    try:
+        text = str.__str__(repr(value))
+    except Exception:  # noqa: BLE001  # a `repr` may raise anything; the message matters more
+        text = object.__repr__(value)
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
+
+
+def plain_text(value: object, what: str) -> str:
+    """The value as a plain `str`, which no subclass can make behave differently.
 
     Args:
-      name: The value to check.
-      field: What to call it in the message.
-      reserved: Whether it may begin with `$`, as names that the bus itself sends do.
+      value: A `str`, or an instance of a subclass.
+      what: What to call the value in the message, such as `"path"`.
 
     Raises:
-      TypeError: If it is not a `str`.
-      InvalidEventError: If it is empty or too long, has an empty segment or too many segments,
-        contains one of `* ( ) |`, or begins with `$` and is not `reserved`.
+      TypeError: If the value isn't a `str`.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"{field} must be a str, not {_shown(name)}")
+    if type(value) is str:
+        return value
+    if not issubclass(type(value), str):  # `isinstance` would believe a made-up `__class__`
+        raise TypeError(f"{what} must be a str, not {shown(value)}")
+    return str.__str__(cast("str", value))
+
+
+def plain_name(value: object, field: str, *, reserved: bool = False) -> str:
+    """Check a name, and return it as a plain `str`.
+
+    Args:
+      value: The system or the kind of an event, or the name of an actor.
+      field: What to call it in the message. A `"system"` may not begin with `/`.
+      reserved: Whether the name may begin with `$`, as the names of the bus's own events do.
+
+    Raises:
+      TypeError: If the value isn't a `str`.
+      InvalidEventError: If it is empty or too long; has an empty segment or too many segments;
+        contains one of `* ( ) |`; has a segment that is exactly `#`, `+`, `>` or `?`; begins with
+        `$` and isn't `reserved`; or is a system and begins with `/`.
+    """
+    name = plain_text(value, field)
     if not name:
         rule = "must not be empty"
     elif len(name) > MAX_CHARACTERS:
         rule = f"must have at most {MAX_CHARACTERS} characters, not {len(name)}"
     elif name.startswith(RESERVED) and not reserved:
         rule = f"must not begin with {RESERVED!r}, which is reserved for the bus itself"
+    elif field == "system" and name.startswith(_IN_PATHS):
+        rule = f"must not begin with {_IN_PATHS!r}: {_IN_THE_RIGHT_ORDER}"
     elif not _SPECIAL.isdisjoint(name):
         rule = "must be a name, without any of the pattern characters * ( ) |"
     elif "" in (segments := name.split(".")):
         rule = "must not have an empty segment"
     elif len(segments) > MAX_SEGMENTS:
         rule = f"must have at most {MAX_SEGMENTS} segments, not {len(segments)}"
+    elif not _NO_SEGMENTS.isdisjoint(segments):
+        foreign = next(segment for segment in segments if segment in _NO_SEGMENTS)
+        rule = (
+            f"must not have a segment {foreign!r}, which looks like a wildcard "
+            f"(in a pattern, use {_FOREIGN_WILDCARDS[foreign]!r})"
+        )
     else:
-        return
-    raise InvalidEventError(f"{field} {rule}: {_shown(name)}", field=field, value=name)
+        return name
+    raise InvalidEventError(f"{field} {rule}: {shown(name)}", field=field, value=name)
 
 
-def check_path(path: object) -> None:
-    """Refuse what cannot be the path of an event: anything but a `str` that is not empty.
+def plain_path(value: object) -> str:
+    """Check the path of an event, and return it as a plain `str`. Any text will do but the empty.
 
     Raises:
-      TypeError: If it is not a `str`.
+      TypeError: If the value isn't a `str`.
       InvalidEventError: If it is empty.
     """
-    if not isinstance(path, str):
-        raise TypeError(f"path must be a str, not {_shown(path)}")
+    path = plain_text(value, "path")
     if not path:
         raise InvalidEventError("path must not be empty", field="path", value=path)
+    return path
+
+
+def _is_name(text: str) -> bool:
+    return (
+        0 < len(text) <= MAX_CHARACTERS
+        and _SPECIAL.isdisjoint(text)
+        and len(segments := text.split(".")) <= MAX_SEGMENTS
+        and _NO_SEGMENTS.isdisjoint(segments)
+    )
 
 
 @final
@@ -98,8 +146,13 @@ class Pattern(metaclass=NoPublicConstructor):
     Patterns are equal if their canonical texts are. All methods are synchronous and pure.
     """
 
+    _made_by = "Pattern.parse"
+
     segments: tuple[Segment, ...]
     """The pattern's segments in canonical form: no two `**` next to each other."""
+
+    literal: str | None
+    """The one name that this pattern matches, or None if it may match several."""
 
     _text: str
     _separator: str
@@ -115,16 +168,14 @@ class Pattern(metaclass=NoPublicConstructor):
           text: At most 512 characters in at most 16 segments.
 
         Raises:
-          TypeError: If `text` is not a `str`.
-          InvalidPatternError: If it is not a pattern; `position` says where.
+          TypeError: If `text` isn't a `str`.
+          InvalidPatternError: If it isn't a pattern; `position` points at the mistake.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"a pattern must be a str, not {_shown(text)}")
-        return Pattern._of(text, ".")
+        return Pattern._of(plain_text(text, "a pattern"), ".")
 
     @staticmethod
-    def _of(text: str, separator: str) -> Pattern:
-        segments = tuple(_canonical(_parse(text, separator)))
+    def _of(source: str, separator: str) -> Pattern:
+        segments = tuple(_canonical(_parse(source, separator)))
         ones = manys = 0
         literals: dict[str, int] = {}
         for i, segment in enumerate(segments):
@@ -133,28 +184,28 @@ class Pattern(metaclass=NoPublicConstructor):
             elif segment == MANY:
                 manys |= 1 << i
             else:
-                for literal in _alternatives(segment):
-                    literals[literal] = literals.get(literal, 0) | 1 << i
+                for text in literals_of(segment):
+                    literals[text] = literals.get(text, 0) | 1 << i
         canonical = separator.join(map(_segment_text, segments))
-        return Pattern._create(segments, canonical, separator, ones, manys, literals)
-
-    @property
-    def literal(self) -> str | None:
-        """The one name that this pattern matches, or None if it may match several."""
-        one_name = all(isinstance(s, str) and s not in _WILDCARDS for s in self.segments)
-        return self._text if one_name else None
+        several = any(s in WILDCARDS or not isinstance(s, str) for s in segments)
+        literal = None if several else canonical
+        return Pattern._create(segments, literal, canonical, separator, ones, manys, literals)
 
     def matches(self, name: str) -> bool:
-        """Whether the name is one of those that the pattern describes.
+        """Whether the pattern matches a name.
 
         Names that begin with `$` are matched only by patterns that begin with a literal or
-        with alternatives. Linear in the length of the name.
+        with alternatives. A text that isn't a name is matched by no pattern. Linear in the length
+        of the name.
 
         Raises:
-          TypeError: If `name` is not a `str`.
+          TypeError: If `name` isn't a `str`.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"a name must be a str, not {_shown(name)}")
+        name = plain_text(name, "a name")
+        if self.literal is not None:
+            return name == self.literal
+        if not (name if self._separator == _IN_PATHS else _is_name(name)):
+            return False
         head, *tail = name.split(self._separator)
         states = self._first(head)
         for segment in tail:
@@ -166,6 +217,8 @@ class Pattern(metaclass=NoPublicConstructor):
 
         Exact, over names of any number of segments from one up.
         """
+        from .relations import cover_together  # noqa: PLC0415  # it builds on this module
+
         return cover_together([self], other)
 
     def overlaps(self, other: Pattern) -> bool:
@@ -174,6 +227,8 @@ class Pattern(metaclass=NoPublicConstructor):
         Exact, over names of any number of segments from one up. Takes a number of steps
         proportional to the product of the two numbers of segments.
         """
+        from .relations import common_name  # noqa: PLC0415  # it builds on this module
+
         return common_name(self, other) is not None
 
     def _closed(self, states: int) -> int:
@@ -190,7 +245,7 @@ class Pattern(metaclass=NoPublicConstructor):
     def _may_begin(self, symbol: str) -> bool:
         return (
             not symbol.startswith(RESERVED)
-            or self.segments[0] not in _WILDCARDS
+            or self.segments[0] not in WILDCARDS
             or self._separator == _IN_PATHS  # nothing is reserved there
         )
 
@@ -202,157 +257,89 @@ class Pattern(metaclass=NoPublicConstructor):
         return self._text
 
     def __repr__(self) -> str:
+        if self._separator == _IN_PATHS:
+            return f"<pattern of paths {self._text!r}>"
         return f"Pattern.parse({self._text!r})"
 
     def __eq__(self, other: object) -> bool:
-        return self._text == other._text if isinstance(other, Pattern) else NotImplemented
+        if not isinstance(other, Pattern):
+            return NotImplemented
+        return self._text == other._text and self._separator == other._separator
 
     def __hash__(self) -> int:
         return hash(self._text)
 
 
-def path_filter(path: str) -> str | Pattern:
-    """Read which paths are wanted: one, which is then returned, or those of a pattern.
+def _exact(path: str) -> str:
+    text = plain_text(path, "path")
+    if not text:
+        _refuse(text, 0, "a path must not be empty")
+    return text
 
-    In a pattern of paths the separator is `/`, and a segment may be empty, as the first one of
-    `/orders/*` is. A text without any of the pattern characters is one path.
+
+@final
+@attrs.frozen
+class ExactPath:
+    """One path, whatever characters it has: `path=ExactPath("/files/report (1).pdf")`.
+
+    Without it, `path=` takes a text with `*`, `(`, `)` or `|` in it for a pattern.
 
     Raises:
-      TypeError: If `path` is not a `str`.
-      InvalidPatternError: If it is empty, or has a pattern character and is no pattern.
+      TypeError: If `path` isn't a `str`.
+      InvalidPatternError: If it is empty.
     """
-    if not isinstance(path, str):
-        raise TypeError(f"path must be a str, not {_shown(path)}")
-    if path and _SPECIAL.isdisjoint(path):
-        return path
-    return Pattern._of(path, _IN_PATHS)
+
+    path: str = attrs.field(converter=_exact)
+    """The path, as a plain `str`."""
 
 
-def common_name(one: Pattern, other: Pattern) -> str | None:
-    """A name that both patterns match, or None if there is none.
+def path_filter(path: str | ExactPath) -> str | Pattern:
+    """Read which paths are wanted: a `str` is one path; a `Pattern`, all that it matches.
 
-    A short one where that costs nothing; it may have more segments than an event's can.
+    In a pattern of paths the separator is `/`, and a segment may be empty, as the first one of
+    `/orders/*` is. A text without any of the pattern characters is one path, and so is an
+    `ExactPath`.
+
+    Raises:
+      TypeError: If `path` is neither a `str` nor an `ExactPath`.
+      InvalidPatternError: If it is empty, or has a pattern character and isn't a pattern.
     """
-    # A node is a state of each pattern, and whether the name has begun.
-    start, goal = (0, 0, False), (len(one.segments), len(other.segments), True)
-    names: dict[tuple[int, int, bool], tuple[str, ...]] = {start: ()}  # that lead to a node
-    todo = [start]
-    while todo and goal not in names:
-        i, j, begun = node = todo.pop()
-        ours = one.segments[i] if i < goal[0] else None
-        theirs = other.segments[j] if j < goal[1] else None
-        following = []
-        if ours is not None and theirs is not None:
-            after = (i if ours == MANY else i + 1, j if theirs == MANY else j + 1, True)
-            for symbol in _common_symbols(ours, theirs):
-                if begun or (one._may_begin(symbol) and other._may_begin(symbol)):
-                    following.append((after, (*names[node], symbol)))
-                    break
-        # These come last, to be tried first: they add nothing to the name.
-        if ours == MANY:
-            following.append(((i + 1, j, begun), names[node]))
-        if theirs == MANY:
-            following.append(((i, j + 1, begun), names[node]))
-        for after, name in following:
-            if after not in names:
-                names[after] = name
-                todo.append(after)
-    return _spelt(names[goal], [one, other]) if goal in names else None
+    if isinstance(path, ExactPath):
+        return path.path
+    text = plain_text(path, "path")
+    if text and _SPECIAL.isdisjoint(text):
+        return text
+    pattern = Pattern._of(text, _IN_PATHS)
+    return pattern if pattern.literal is None else pattern.literal
 
 
-def cover_together(
-    patterns: Sequence[Pattern], other: Pattern, *, max_steps: float = math.inf
-) -> bool:
-    """Whether every name that the other pattern matches is matched by one of the patterns.
+def is_plain_path(path: str) -> bool:
+    """Whether `path_filter` takes a text for one path, rather than for a pattern."""
+    return _SPECIAL.isdisjoint(path)
 
-    Exact, unless it takes more steps than allowed: then the answer is False.
+
+def system_pattern(text: str) -> Pattern:
+    """Read a pattern for the system of events.
+
+    Raises:
+      TypeError: If `text` isn't a `str`.
+      InvalidPatternError: If it isn't a pattern, or begins with `/`, as no system does.
     """
-    return uncovered_name(patterns, other, max_steps=max_steps) is None
+    pattern = Pattern.parse(text)
+    if any(literal.startswith(_IN_PATHS) for literal in literals_of(pattern.segments[0])):
+        text = plain_text(text, "a pattern")
+        position = next(i for i in range(len(text)) if _is_slash_at_the_beginning(text, i))
+        _refuse(text, position, f"a system must not begin with '/': {_IN_THE_RIGHT_ORDER}")
+    return pattern
 
 
-_Trail: TypeAlias = "tuple[str, _Trail] | None"
-"""The segments of a name from the last one back, so that all names share their beginnings."""
+def _is_slash_at_the_beginning(text: str, position: int) -> bool:
+    return text[position] == _IN_PATHS and (position == 0 or text[position - 1] in "(|")
 
 
-def uncovered_name(
-    patterns: Sequence[Pattern], other: Pattern, *, max_steps: float = math.inf
-) -> str | None:
-    """A name that the other pattern matches and none of the patterns does.
-
-    Returns:
-      The name, a short one where that costs nothing; it may have more segments than an event's
-      can. None if there is no such name. The empty text, which is no name, if it takes more
-      steps than allowed to find out. A step is what one segment does to one pattern.
-    """
-    # Look for a name of `other` that is in none of the patterns, following `other` along one path
-    # at a time (its state is a number) and the patterns along all paths at once (each has a set of
-    # states). Where `other` has a wildcard it is enough to try FRESH: a segment that somebody
-    # knows as a literal could only help the patterns.
-    start = (0, tuple(pattern._closed(1) for pattern in patterns), False)
-    names: dict[tuple[int, tuple[int, ...], bool], _Trail] = {start: None}  # that lead to a node
-    todo = [start]
-    steps = 0
-    while todo:
-        if steps > max_steps:
-            return ""
-        state, sets, begun = node = todo.pop()
-        if state == len(other.segments):
-            if begun and not any(
-                p._accepts(states) for p, states in zip(patterns, sets, strict=True)
-            ):
-                return _spelt(_symbols(names[node]), [*patterns, other])
-            continue
-        segment = other.segments[state]
-        after = state if segment == MANY else state + 1
-        following: list[tuple[tuple[int, tuple[int, ...], bool], _Trail]] = []
-        for symbol in (FRESH,) if segment in _WILDCARDS else sorted(_alternatives(segment)):
-            steps += 1 + len(patterns)
-            if begun:
-                next_sets = tuple(
-                    p._next(states, symbol) for p, states in zip(patterns, sets, strict=True)
-                )
-            elif other._may_begin(symbol):
-                next_sets = tuple(p._first(symbol) for p in patterns)
-            else:
-                continue
-            following.append(((after, next_sets, True), (symbol, names[node])))
-        if segment == MANY:  # last, to be tried first: it adds nothing to the name
-            following.append(((state + 1, sets, begun), names[node]))
-        for after_node, trail in following:
-            if after_node not in names:
-                names[after_node] = trail
-                todo.append(after_node)
-    return None
-
-
-def _symbols(trail: _Trail) -> list[str]:
-    symbols = []
-    while trail is not None:
-        symbol, trail = trail
-        symbols.append(symbol)
-    return symbols[::-1]
-
-
-def _spelt(symbols: Iterable[str], patterns: Iterable[Pattern]) -> str:
-    """The name of these segments, FRESH being one that none of the patterns mentions."""
-    literals = set[str]().union(*(pattern._literals for pattern in patterns))
-    fresh = "x"
-    while fresh in literals:
-        fresh += "x"
-    return ".".join(symbol or fresh for symbol in symbols)
-
-
-def _alternatives(segment: Segment) -> Iterable[str]:
+def literals_of(segment: Segment) -> Iterable[str]:
+    """The literals that a segment allows; a wildcard stands for itself."""
     return (segment,) if isinstance(segment, str) else segment
-
-
-def _common_symbols(a: Segment, b: Segment) -> Iterable[str]:
-    """Segments of a name that both match; for two wildcards, FRESH stands for any."""
-    if a in _WILDCARDS:
-        return (FRESH,) if b in _WILDCARDS else sorted(_alternatives(b))
-    if b in _WILDCARDS:
-        return sorted(_alternatives(a))
-    return sorted(set(_alternatives(a)).intersection(_alternatives(b)))
 
 
 def _canonical(segments: list[Segment]) -> Iterator[Segment]:
@@ -399,10 +386,11 @@ def _parse_word(text: str, start: int, separator: str) -> tuple[Segment, int]:
     word = text[start:end]
     if not word and separator != _IN_PATHS:
         _refuse(text, start, "a segment must not be empty")
-    if word not in _WILDCARDS:
+    if word not in WILDCARDS:
         for position, character in enumerate(word, start):
             if character in _SPECIAL:
                 _refuse(text, position, _MISPLACED[character])
+        _refuse_foreign(text, start, word, separator)
     return word, end
 
 
@@ -418,6 +406,7 @@ def _parse_group(text: str, start: int, separator: str) -> tuple[Segment, int]:
             if position == begin:
                 _refuse(text, position, "an alternative must not be empty")
             alternatives.append(text[begin:position])
+            _refuse_foreign(text, begin, alternatives[-1], separator)
             begin = position + 1
             if character == ")":
                 if begin < len(text) and text[begin] != separator:
@@ -447,12 +436,16 @@ _MANY_SEGMENTS: Final = {
 }
 
 
+_IN_THE_RIGHT_ORDER: Final = "are the arguments in the right order?"
+
+
+def _refuse_foreign(text: str, position: int, segment: str, separator: str) -> None:
+    if segment in _FOREIGN_WILDCARDS and separator != _IN_PATHS:
+        instead = _FOREIGN_WILDCARDS[segment]
+        _refuse(text, position, f"{segment!r} is not a wildcard here: use {instead!r}")
+
+
 def _refuse(text: str, position: int, rule: str) -> NoReturn:
     raise InvalidPatternError(
-        f"{rule} (position {position} of {_shown(text)})", pattern=text, position=position
+        f"{rule} (position {position} of {shown(text)})", pattern=text, position=position
     )
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import Final, Protocol, TypeAlias, final
+from typing import Final, Protocol, TypeAlias, cast, final
 
 import attrs
 
-from .pattern import Pattern, cover_together
+from .pattern import Pattern, plain_text, shown, system_pattern
+from .relations import Budget, BudgetExhaustedError, common_name, uncovered_name
 
 _MAX_STEPS: Final = 100_000
-"""Steps before an answer is no: a tenth of a second at most. Thoughtful rules take hundreds."""
+"""Step budget for a subscription (about 0.1 s); when it is exhausted, access is denied.
+
+Realistic rule sets need hundreds.
+"""
 
 
 class Action(enum.StrEnum):
@@ -28,7 +32,8 @@ class Policy(Protocol):
     """Decides who may send to a system and who may subscribe to it.
 
     A policy is asked once a `subscribe`, and once a `send`; but if it has an attribute `stable`
-    that is true, its answers are taken to be always the same, and allowed sends are remembered.
+    that is true, its answers are taken to be always the same, and those about sends are
+    remembered.
     """
 
     def allows(self, actor: str, action: Action, system: str) -> bool:
@@ -46,55 +51,86 @@ class Policy(Protocol):
         ...
 
 
-def _parse(text: str) -> Pattern:
+def _action(value: str) -> Action:
+    try:
+        return Action(value)
+    except ValueError:
+        values = " or ".join(repr(action.value) for action in Action)
+        raise ValueError(f"{shown(value)} is not a valid Action: use {values}") from None
+
+
+def _system(text: str) -> Pattern:
+    return system_pattern(text)
+
+
+def _actor(text: str) -> Pattern:
     return Pattern.parse(text)
 
 
 @final
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Allow:
     """A rule: actors that match may do this to systems that match, unless a `Deny` says no.
 
     Raises:
-      ValueError: If `action` is not an `Action`.
-      InvalidPatternError: If one of the texts is not a pattern.
+      ValueError: If `action` isn't an `Action` or the value of one.
+      InvalidPatternError: If one of the texts isn't a pattern, or the system begins with `/`.
     """
 
-    action: Action = attrs.field(converter=Action)
+    action: Action = attrs.field(converter=_action)
     """What is allowed."""
 
-    system_pattern: Pattern = attrs.field(converter=_parse)
+    system_pattern: Pattern = attrs.field(converter=_system)
     """The systems to which it may be done."""
 
-    actor: Pattern = attrs.field(default="**", converter=_parse)  # type: ignore[assignment]  # the converter makes it one
+    actor: Pattern = attrs.field(default="**", converter=_actor)  # type: ignore[assignment]  # the converter makes it one
     """The actors who may do it."""
+
+    def __repr__(self) -> str:
+        return _rule_text(self)
 
 
 @final
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Deny:
     """A rule: actors that match may never do this to systems that match.
 
     Raises:
-      ValueError: If `action` is not an `Action`.
-      InvalidPatternError: If one of the texts is not a pattern.
+      ValueError: If `action` isn't an `Action` or the value of one.
+      InvalidPatternError: If one of the texts isn't a pattern, or the system begins with `/`.
     """
 
-    action: Action = attrs.field(converter=Action)
+    action: Action = attrs.field(converter=_action)
     """What is denied."""
 
-    system_pattern: Pattern = attrs.field(converter=_parse)
+    system_pattern: Pattern = attrs.field(converter=_system)
     """The systems to which it must not be done."""
 
-    actor: Pattern = attrs.field(default="**", converter=_parse)  # type: ignore[assignment]  # the converter makes it one
+    actor: Pattern = attrs.field(default="**", converter=_actor)  # type: ignore[assignment]  # the converter makes it one
     """The actors who must not do it."""
+
+    def __repr__(self) -> str:
+        return _rule_text(self)
 
 
 Rule: TypeAlias = Allow | Deny
 
 
+def _rule_text(rule: Rule) -> str:
+    action, system, actor = rule.action.value, str(rule.system_pattern), str(rule.actor)
+    return f"{type(rule).__name__}({action!r}, {system!r}, actor={actor!r})"
+
+
 def _as_tuple(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    return tuple(rules)
+    checked: tuple[object, ...]
+    try:
+        checked = tuple(rules)
+    except TypeError:
+        raise TypeError(f"rules must be Allow and Deny rules, not {shown(rules)}") from None
+    for rule in checked:
+        if not isinstance(rule, Allow | Deny):
+            raise TypeError(f"a rule must be an Allow or a Deny, not {shown(rule)}")
+    return cast("tuple[Rule, ...]", checked)
 
 
 @final
@@ -102,11 +138,18 @@ def _as_tuple(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 class RulePolicy:
     """A policy made of rules. Deny wins; what no rule allows is denied.
 
-    A subscription is allowed exactly if every system that its pattern can match is allowed, by
-    whatever rules together; and denied should that take too many steps to find out.
+    A send is allowed exactly if an `Allow` rule matches the system and no `Deny` rule does. A
+    subscription is allowed exactly if every system that its pattern can match is allowed, by
+    whatever rules together. If that can't be decided within a fixed budget of steps, it is denied.
+
+    The cost of a question is linear in the number of rules. The answers never change (`stable`),
+    so the bus remembers those about sends, and asks once for each actor and system.
 
     Args:
       rules: `Allow` and `Deny` rules. Their order does not matter.
+
+    Raises:
+      TypeError: If one of them is neither.
     """
 
     rules: tuple[Rule, ...] = attrs.field(converter=_as_tuple)
@@ -117,12 +160,42 @@ class RulePolicy:
 
     def allows(self, actor: str, action: Action, system: str) -> bool:
         """Whether the rules allow an actor to do this; see `Policy.allows`."""
-        asked = Pattern.parse(system)  # a name is a pattern, too
-        allowed = []
-        for rule in self.rules:
-            if rule.action is action and rule.actor.matches(actor):
-                if isinstance(rule, Allow):
-                    allowed.append(rule.system_pattern)
-                elif rule.system_pattern.overlaps(asked):
-                    return False
-        return cover_together(allowed, asked, max_steps=_MAX_STEPS)
+        return self._refusal(actor, action, system) is None
+
+    def explain(self, actor: str, action: Action, system: str) -> str:
+        """Why the rules deny this, in a short phrase: by which rule, or because there is none.
+
+        For a subscription it names a system that the pattern matches and that is denied. Arguments
+        and cost are those of `allows`.
+        """
+        return self._refusal(actor, action, system) or "the rules allow it"
+
+    def _refusal(self, actor: str, action: Action, system: str) -> str | None:
+        system = plain_text(system, "system")
+        rules = [rule for rule in self.rules if rule.action == action and rule.actor.matches(actor)]
+        if action == Action.SEND:
+            return _refusal_of_a_send(rules, system)
+        try:
+            return _refusal_of_a_subscription(rules, Pattern.parse(system), Budget(_MAX_STEPS))
+        except BudgetExhaustedError:
+            return f"the rules are too complex to decide about {system!r} in {_MAX_STEPS} steps"
+
+
+def _refusal_of_a_send(rules: Iterable[Rule], name: str) -> str | None:
+    matching = [rule for rule in rules if rule.system_pattern.matches(name)]
+    for rule in matching:
+        if isinstance(rule, Deny):
+            return f"denied by {rule!r}"
+    return None if matching else f"no rule allows {name!r}"
+
+
+def _refusal_of_a_subscription(rules: Iterable[Rule], asked: Pattern, budget: Budget) -> str | None:
+    allowed = []
+    for rule in rules:
+        common = common_name(rule.system_pattern, asked, budget)
+        if common is not None:
+            if isinstance(rule, Deny):
+                return f"denied by {rule!r}, which matches {common!r}"
+            allowed.append(rule.system_pattern)
+    missing = uncovered_name(allowed, asked, budget)
+    return None if missing is None else f"no rule allows {missing!r}"

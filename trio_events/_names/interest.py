@@ -1,0 +1,68 @@
+"""Which events are wanted: a pattern for the system, one for the kind, and a filter for paths."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+
+from .pattern import ExactPath, Pattern, is_plain_path, path_filter, plain_text, system_pattern
+
+
+@final
+@attrs.frozen
+class Interest:
+    """Which events are wanted. Hashable; equal if all three parts are. Read one with `of`."""
+
+    system: Pattern
+    """The systems that are wanted."""
+
+    kind: Pattern | None = None
+    """The kinds that are wanted; None is every kind."""
+
+    path: str | Pattern | None = None
+    """The paths that are wanted: a `str` is one exact path, None is every path."""
+
+    @staticmethod
+    def of(system: str, kind: str | None = None, path: str | ExactPath | None = None) -> Interest:
+        """Read the texts of a subscription.
+
+        Args:
+          system: A pattern for the system.
+          kind: A pattern for the kind, or None.
+          path: One path, a pattern of paths, an `ExactPath`, or None.
+
+        Raises:
+          TypeError: If one of them has the wrong type.
+          InvalidPatternError: If one of them isn't a pattern, or the system begins with `/`.
+        """
+        return Interest(
+            system_pattern(system),
+            None if kind is None else Pattern.parse(kind),
+            None if path is None else path_filter(path),
+        )
+
+    def matches(self, system: str, kind: str, path: str) -> bool:
+        """Whether an event with these three is wanted."""
+        path = plain_text(path, "path")
+        if not self.matches_names(system, kind):
+            return False
+        if self.path is None:
+            return bool(path)
+        return self.path == path if isinstance(self.path, str) else self.path.matches(path)
+
+    def matches_names(self, system: str, kind: str) -> bool:
+        """Whether an event of this system and kind is wanted, if its path is."""
+        return self.system.matches(system) and (self.kind is None or self.kind.matches(kind))
+
+    def __str__(self) -> str:
+        """The patterns in canonical form, such as `'orders.*' kind='x' path='/a'`."""
+        kind = "" if self.kind is None else f" kind={str(self.kind)!r}"
+        path = "" if self.path is None else f" path={_path_text(self.path)}"
+        return f"{str(self.system)!r}{kind}{path}"
+
+
+def _path_text(path: str | Pattern) -> str:
+    if isinstance(path, str) and not is_plain_path(path):
+        return f"ExactPath({path!r})"  # or it would look like the pattern
+    return repr(str(path))
