@@ -204,8 +204,12 @@ class Pattern(metaclass=NoPublicConstructor):
         name = plain_text(name, "a name")
         if self.literal is not None:
             return name == self.literal
-        if not (name if self._separator == _IN_PATHS else _is_name(name)):
-            return False
+        return bool(
+            name if self._separator == _IN_PATHS else _is_name(name)
+        ) and self._matches_checked(name)
+
+    def _matches_checked(self, name: str) -> bool:
+        """What `matches` says of a plain text that has been checked to be a name."""
         head, *tail = name.split(self._separator)
         states = self._first(head)
         for segment in tail:
@@ -304,7 +308,7 @@ def path_filter(path: str | ExactPath) -> str | Pattern:
       TypeError: If `path` is neither a `str` nor an `ExactPath`.
       InvalidPatternError: If it is empty, or has a pattern character and isn't a pattern.
     """
-    if isinstance(path, ExactPath):
+    if type(path) is ExactPath:
         return path.path
     text = plain_text(path, "path")
     if text and _SPECIAL.isdisjoint(text):

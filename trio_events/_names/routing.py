@@ -440,7 +440,7 @@ class RoutingTable(Generic[T]):
         interests = self._interests.get(item, {})
         if len(interests) > _FEW:
             return False
-        wanted = any(
+        wanted = change.interest in interests or any(
             interest.path is None and interest.matches_names(route.system, route.kind)
             for interest in interests
         )
