@@ -68,6 +68,36 @@ def test_a_process_answers_the_same(words: list[str], status: int, answer: str) 
     assert run(*words) == (status, f"{answer}\n", "")
 
 
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "2>&- >&-"])
+@pytest.mark.parametrize(("name", "status"), [("a", 0), ("b", 1)])
+def test_the_status_is_the_answer_even_if_stdout_cannot_be_written(
+    redirection: str, name: str, status: int
+) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m trio_events match a {name} {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")
+
+
+@pytest.mark.parametrize(("name", "status"), [("a", 0), ("b", 1)])
+def test_the_status_is_the_answer_even_if_the_reader_has_gone(name: str, status: int) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "trio_events", "match", "a", name]
+    try:
+        done = subprocess.run(
+            command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
+def test_without_stdout_the_status_is_still_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["match", "a", "a"]) == 0
+    assert main(["match", "a", "b"]) == 1
+
+
 BAD_PATTERNS = [
     (["match", "orders.a*", "x"], "a wildcard must be a whole segment", "orders.a*", 8),
     (["match", "", "x"], "must not be empty", "", 0),

@@ -202,14 +202,13 @@ class Pattern(metaclass=NoPublicConstructor):
           TypeError: If `name` isn't a `str`.
         """
         name = plain_text(name, "a name")
-        if self.literal is not None:
-            return name == self.literal
-        return bool(
-            name if self._separator == _IN_PATHS else _is_name(name)
-        ) and self._matches_checked(name)
+        valid = bool(name) if self._separator == _IN_PATHS else _is_name(name)
+        return valid and self._matches_checked(name)
 
     def _matches_checked(self, name: str) -> bool:
         """What `matches` says of a plain text that has been checked to be a name."""
+        if self.literal is not None:
+            return name == self.literal
         head, *tail = name.split(self._separator)
         states = self._first(head)
         for segment in tail:
