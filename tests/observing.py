@@ -23,6 +23,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_events import Event, EventBus, EventChannel, Subscription
+from trio_events._core.router import Router
 
 T = TypeVar("T")
 
@@ -74,6 +75,13 @@ def drain(channel: EventChannel) -> list[str]:
             found.append(channel.receive_nowait().path)
         except (trio.WouldBlock, trio.EndOfChannel):
             return found
+
+
+def wake(router: Router) -> None:
+    """Do what the router's task does when there are messages."""
+    router.inbox.rx.receive_nowait()
+    router.inbox.signalled = False
+    router.route_inbox()
 
 
 def tasks_living() -> int:

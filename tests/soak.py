@@ -284,8 +284,9 @@ class Soak:
         expect(self.counts["audited"] == self.counts["subscriptions"], f"{self.counts}")
         router = self.bus._router
         expect(router.table.is_empty, "something is left in the routing table")
-        expect(not (router.subscriptions or router.senders or router.inbox), "the router waits")
-        expect(not (router._full or router._obstacles), "the router remembers who waited")
+        senders = router.core.senders
+        expect(not (router.subscriptions or router.inbox.messages), "the router waits")
+        expect(not (senders.full or len(senders)), "the router remembers who waited")
         books = self.bus.statistics()
         expect(books.accepted == self.counts["sent"], f"{self.counts['sent']} sent: {books}")
         expect(books.routes_remembered == 0, f"routes are left: {books}")

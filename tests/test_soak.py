@@ -29,7 +29,7 @@ def test_a_soak_of_two_seconds_leaves_nothing_behind() -> None:
 def test_a_soak_fails_if_the_books_do_not_balance() -> None:
     code = f"""if True:
         import runpy, sys
-        from trio_events._overflow import Buffer
+        from trio_events._core.buffer import Buffer
 
         Buffer.delivered = property(lambda self: 7)
         sys.argv = ["soak.py", "--seconds", "0.2"]

@@ -1,13 +1,13 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
-from ._ambient import expect, include, on, request, send, subscribe, wait_for
-from ._bus import EventBus, EventBusStatistics, open_event_bus
+from ._ambient import expect, include, is_wanted, on, request, send, subscribe, use, wait_for
+from ._bus import EventBus, EventBusStatistics
+from ._core.buffer import Overflow
 from ._errors import (
     BusClosedError,
     DeadlockError,
     ErrorKind,
     EventBusError,
-    EventDataError,
     InvalidEventError,
     InvalidPatternError,
     NoBusError,
@@ -17,10 +17,11 @@ from ._errors import (
     SubscriptionOverflowError,
 )
 from ._event import Event
-from ._handlers import HandlerSet
+from ._handlers.registration import HandlerSet
+from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
-from ._overflow import Overflow
+from ._requests import EventWaiter
 from ._subscription import (
     EventBatches,
     EventChannel,
@@ -29,8 +30,7 @@ from ._subscription import (
     Subscription,
     SubscriptionStatistics,
 )
-from ._supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
-from ._waiter import EventWaiter
+from ._supervisor import open_event_bus
 
 __all__ = [
     "Action",
@@ -48,7 +48,6 @@ __all__ = [
     "EventBusStatistics",
     "EventChannel",
     "EventChannelStatistics",
-    "EventDataError",
     "EventIterator",
     "EventWaiter",
     "ExactPath",
@@ -71,10 +70,12 @@ __all__ = [
     "SubscriptionStatistics",
     "expect",
     "include",
+    "is_wanted",
     "on",
     "open_event_bus",
     "request",
     "send",
     "subscribe",
+    "use",
     "wait_for",
 ]

@@ -6,17 +6,19 @@ from the task that started them.
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import overload
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, overload
 
-from ._bus import REPLY_KIND, DataT, EventBus, current_bus
+from ._bus import DataT, EventBus, current_bus
+from ._core.buffer import Overflow
 from ._errors import NoBusError
 from ._event import Event
-from ._handlers import Handler, HandlerSet
-from ._overflow import Overflow
+from ._handlers.registration import Handler, HandlerSet
+from ._handlers.supervision import OnError, Propagate
+from ._names.pattern import ExactPath
+from ._requests import REPLY_KIND, EventWaiter
 from ._subscription import Subscription
-from ._supervision import OnError, Propagate
-from ._waiter import EventWaiter
 
 
 async def send(system: str, kind: str, path: str, data: object = None) -> None:
@@ -33,7 +35,7 @@ async def subscribe(
     system: str,
     kind: str | None = None,
     *,
-    path: str | None = None,
+    path: str | ExactPath | None = None,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
 ) -> Subscription: ...
@@ -44,9 +46,8 @@ async def subscribe(
     system: str,
     kind: str | None = None,
     *,
-    path: str | None = None,
+    path: str | ExactPath | None = None,
     data: type[DataT],
-    check_data: bool = False,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
 ) -> Subscription[DataT]: ...
@@ -56,9 +57,8 @@ async def subscribe(
     system: str,
     kind: str | None = None,
     *,
-    path: str | None = None,
+    path: str | ExactPath | None = None,
     data: type[DataT] | None = None,
-    check_data: bool = False,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
 ) -> Subscription[DataT] | Subscription:
@@ -72,29 +72,28 @@ async def subscribe(
         kind,
         path=path,
         data=data,  # type: ignore[arg-type]  # None is as good as nothing
-        check_data=check_data,
         max_buffer_size=max_buffer_size,
         overflow=overflow,
     )
 
 
-async def on(
+def on(
     handler: Handler,
-    system: str,
+    system: str | None = None,
     kind: str | None = None,
     *,
-    path: str | None = None,
+    path: str | ExactPath | None = None,
     concurrency: int = 1,
     on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
-) -> Subscription:
+) -> Coroutine[Any, Any, Subscription]:
     """`EventBus.on` on the bus around the caller.
 
     Raises:
       NoBusError: If there is none.
     """
-    return await _bus().on(
+    return _bus().on(
         handler,
         system,
         kind,
@@ -116,7 +115,7 @@ async def include(handlers: HandlerSet) -> tuple[Subscription, ...]:
 
 
 def expect(
-    system: str, kind: str | None = None, *, path: str | None = None
+    system: str, kind: str | None = None, *, path: str | ExactPath | None = None
 ) -> AbstractAsyncContextManager[EventWaiter]:
     """`EventBus.expect` on the bus around the caller.
 
@@ -126,7 +125,9 @@ def expect(
     return _bus().expect(system, kind, path=path)
 
 
-async def wait_for(system: str, kind: str | None = None, *, path: str | None = None) -> Event:
+async def wait_for(
+    system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+) -> Event:
     """`EventBus.wait_for` on the bus around the caller.
 
     Raises:
@@ -144,6 +145,37 @@ async def request(
       NoBusError: If there is none.
     """
     return await _bus().request(system, kind, path, data, reply_kind=reply_kind)
+
+
+def is_wanted(system: str, kind: str, path: str) -> bool:
+    """`EventBus.is_wanted` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    return _bus().is_wanted(system, kind, path)
+
+
+@contextmanager
+def use(bus: EventBus) -> Iterator[EventBus]:
+    """Make a bus the one around the block, and around tasks that are started in it.
+
+    For example `with events.use(bus.for_actor("plugin")):`, in whose block the functions of this
+    module act in the name of the plugin. Entering and leaving are no checkpoints.
+
+    Args:
+      bus: An open bus.
+
+    Raises:
+      TypeError: If it is not an `EventBus`.
+    """
+    if not isinstance(bus, EventBus):
+        raise TypeError(f"bus must be an EventBus, not {bus!r}")
+    token = current_bus.set(bus)
+    try:
+        yield bus
+    finally:
+        current_bus.reset(token)
 
 
 def _bus() -> EventBus:

@@ -1,55 +1,39 @@
-"""The supervisor and the handle that applications hold."""
+"""The handle that applications hold."""
 
 from __future__ import annotations
 
 import copy
-import logging
-import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from types import FrameType
-from typing import Any, Final, TypeVar, cast, final, overload
+from typing import Any, ClassVar, Final, TypeVar, cast, final, overload
 
 import attrs
 import trio
 
-from ._actor import SubscriptionActor
-from ._errors import (
-    BusClosedError,
-    NoBusError,
-    NoSubscribersError,
-    PolicyDeniedError,
-    SubscriptionLimitError,
-)
+from ._core.buffer import Overflow
+from ._core.notices import SendsRefused
+from ._core.router import Router
+from ._core.senders import Queue
+from ._errors import BusClosedError, SubscriptionLimitError
 from ._event import Event, EventDraft
-from ._handlers import DeadLetterHook, Handler, HandlerActor, HandlerSet, Registration, is_async
-from ._names.pattern import Pattern, plain_name, plain_path
-from ._names.policy import Action, Policy
+from ._handlers.calling import DeadLetterHook, HandlerActor
+from ._handlers.registration import Handler, HandlerSet, Registration, place_of
+from ._handlers.staff import Staff
+from ._handlers.supervision import OnError, Propagate
+from ._names.interest import Interest
+from ._names.pattern import ExactPath, plain_name, plain_path
+from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
-from ._overflow import Buffer, Overflow, check_count
-from ._pace import Pace
-from ._router import Obstacle, Router
+from ._origin import caller
+from ._requests import REPLY_KIND, EventWaiter, expect, request
 from ._subscription import EventChannel, Subscription
-from ._supervision import OnError, Propagate, check_seconds
-from ._terms import Terms, check_class
-from ._waiter import EventWaiter, first_event
+from ._terms import Terms
 
 DataT = TypeVar("DataT")
 
 ANYBODY: Final = "anybody"
 """The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
-
-_MAX_REMEMBERED: Final = 4096
-"""Pairs of actor and system whose answer is remembered, before all are forgotten."""
-
-_MAX_UNREAD: Final = 256
-"""Events that may come unread to somebody who expects one."""
-
-REPLY_KIND: Final = "**.(accept|accepted|reject|rejected)"
-"""The kinds of a reply, as the original's await service has them."""
-
-log: Final = logging.getLogger("trio_events")
 
 current_bus: ContextVar[EventBus] = ContextVar("trio_events.current_bus")
 """The bus of the innermost `open_event_bus` around the running task."""
@@ -93,19 +77,14 @@ class EventBusStatistics:
 class EventBus(metaclass=NoPublicConstructor):
     """An open event bus, in the name of one actor. Get one from `open_event_bus`."""
 
-    _made_by = "open_event_bus"
-
+    _made_by: ClassVar = "open_event_bus"
     _router: Router
     _nursery: trio.Nursery
+    _staff: Staff
+    _permits: Permits
     _token: trio.lowlevel.TrioToken
-    _pace: Pace
     _max_subscriptions: int
-    _drain_timeout: float
-    _policy: Policy | None
     _on_dead_letter: DeadLetterHook | None
-    _actor: str = ANYBODY
-    # Whether the policy lets each actor send to a system. All names of the bus share it.
-    _may_send: dict[str, dict[str, bool]] = attrs.field(factory=dict)
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -130,13 +109,18 @@ class EventBus(metaclass=NoPublicConstructor):
           InvalidEventError: If one of them is not what it should be.
           PolicyDeniedError: If the policy does not allow to send to this system.
           BusClosedError: If the bus was closed, before or meanwhile.
-          DeadlockError: If the send would wait forever, because the room that it waits for could
-            only be made by the sender itself, or by a reader that waits for the sender.
+          NoBusError: If this is called in another thread. Nothing was sent.
+          DeadlockError: If the send has waited for a second and would wait forever: every task
+            that has read from the full subscription waits itself, by whatever detours, for the
+            sender. A send that has a deadline is left alone.
         """
-        await next(self._pace.steps)()
+        router = self._router
+        router.inbox.check_here()
+        await next(router.core.pace.steps)()
         stopped = self._offer(system, kind, path, data)
         if stopped is not None:
-            await self._router.wait_to_accept(*stopped)
+            await router.core.senders.wait(*stopped)
+            router.core.pace.restart()
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -144,9 +128,9 @@ class EventBus(metaclass=NoPublicConstructor):
 
         Raises:
           trio.WouldBlock: If `send` would wait. Nothing was sent.
-          NoBusError: If trio is not running in this thread.
+          EventBusError: As `send`.
         """
-        self._router.check_here()
+        self._router.inbox.check_here()
         if self._offer(system, kind, path, data) is not None:
             raise trio.WouldBlock
 
@@ -155,38 +139,70 @@ class EventBus(metaclass=NoPublicConstructor):
 
         False in another thread, where only `send_soon` may be called.
         """
-        return self._router.is_here()
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
+
+    def is_wanted(self, system: str, kind: str, path: str) -> bool:
+        """Whether a subscription would get such an event if it were sent now. Not a checkpoint.
+
+        Use it to save the work of making `data` that nothing needs.
+
+        Args:
+          system: As in `send`.
+          kind: As in `send`.
+          path: As in `send`.
+
+        Raises:
+          TypeError: As `send`.
+          InvalidEventError: As `send`.
+          NoBusError: If this is called in another thread.
+        """
+        system, kind = plain_name(system, "system"), plain_name(kind, "kind")
+        path = plain_path(path)
+        self._router.inbox.check_here()
+        return self._router.is_wanted(system, kind, path)
 
     def send_soon(self, system: str, kind: str, path: str, data: object = None) -> None:
         """Send an event from anywhere: another thread, a callback, a signal handler.
 
-        Returns at once; trio sends the event as soon as it gets to it, in the order of the calls
-        of one thread. Nobody can be made to wait, so an event is refused if `send` would wait at
-        that moment, or raise: that is counted in `statistics().refused` and logged, and never
-        ends the run. A thread that can wait should rather use
-        `trio.from_thread.run(bus.send, ...)`, with which nothing is refused silently.
+        Returns at once. Trio sends the event soon afterwards; calls from one thread keep their
+        order. Nothing can wait there, so an event is refused if a subscription would make `send`
+        wait at that moment, or if `send` would raise. That is counted in `statistics().refused`
+        and logged, and never ends the run. A full inbox is no reason: the router works first. A
+        thread that can wait should rather use `trio.from_thread.run(bus.send, ...)`, with which
+        nothing is refused silently.
 
         Not a checkpoint.
 
         Raises:
           TypeError: As `send`.
           InvalidEventError: As `send`.
-          BusClosedError: If trio has finished.
+          BusClosedError: If the bus was closed.
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
+        inbox = self._router.inbox
+        if inbox.closed or self._staff.draining:
+            raise BusClosedError("the bus is closed; the event was not sent")
         try:
             self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
         except trio.RunFinishedError:
             raise BusClosedError("the bus is closed: trio has finished") from None
 
+    @trio.lowlevel.enable_ki_protection
     def _send_or_refuse(self, system: str, kind: str, path: str, data: object) -> None:
+        router = self._router
         try:
-            self.send_nowait(system, kind, path, data)
-        except Exception as error:  # noqa: BLE001  # whatever leaves a callback ends the run
-            refused = self._router.refused = self._router.refused + 1
-            if refused & (refused - 1) == 0:  # the first, second, fourth, eighth ...
-                log.warning("send_soon: events refused: %d, the last by %r", refused, error)
+            while (stopped := self._offer(system, kind, path, data)) is not None:
+                if stopped[1] is not router.core.senders.for_inbox:
+                    raise trio.WouldBlock
+                router.route_inbox()
+        except Exception as error:  # noqa: BLE001  # an error that leaves a callback ends the run
+            refused = router.refused = router.refused + 1
+            if refused & (refused - 1) == 0:  # the first, second, fourth, eighth …
+                router.core.notices.add(SendsRefused(refused, error))
 
     @overload
     async def subscribe(
@@ -194,7 +210,7 @@ class EventBus(metaclass=NoPublicConstructor):
         system: str,
         kind: str | None = None,
         *,
-        path: str | None = None,
+        path: str | ExactPath | None = None,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
     ) -> Subscription: ...
@@ -205,9 +221,8 @@ class EventBus(metaclass=NoPublicConstructor):
         system: str,
         kind: str | None = None,
         *,
-        path: str | None = None,
+        path: str | ExactPath | None = None,
         data: type[DataT],
-        check_data: bool = False,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
     ) -> Subscription[DataT]: ...
@@ -218,9 +233,8 @@ class EventBus(metaclass=NoPublicConstructor):
         system: str,
         kind: str | None = None,
         *,
-        path: str | None = None,
+        path: str | ExactPath | None = None,
         data: type[DataT] | None = None,
-        check_data: bool = False,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
     ) -> Subscription[DataT]:
@@ -235,16 +249,13 @@ class EventBus(metaclass=NoPublicConstructor):
           system: A pattern for the system of events.
           kind: A pattern for the kind of events; None matches every kind.
           path: The one path that is wanted, or a pattern for it, with `/` between the segments
-            and the same wildcards; None is every path.
-          data: What the data of the events is, for type checkers only.
-          check_data: Whether to check that. An event whose data is no instance of `data` then
-            ends the subscription: what came before stays readable, then `receive` raises
-            `EventDataError`.
+            and the same wildcards; None is every path. `ExactPath` takes any text as it is.
+          data: The type of the events' data, for type checkers only. Nothing is checked.
           max_buffer_size: How many events may wait to be read before the buffer is full.
           overflow: What happens to an event when the buffer is full.
 
         Raises:
-          TypeError: If an argument is not of its type, or `data` is no class to be checked.
+          TypeError: If an argument is not of its type.
           ValueError: If `max_buffer_size` is less than 1.
           InvalidPatternError: If a text is not a pattern.
           NoBusError: If the caller is not in the trio run of the bus.
@@ -253,35 +264,35 @@ class EventBus(metaclass=NoPublicConstructor):
           SubscriptionLimitError: If `max_subscriptions` are open.
         """
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
-        if check_data:
-            check_class(data)
-        await self._arrive("subscribe")
-        return self._subscribe(terms, data if check_data else None)
+        origin = caller()
+        await self._arrive()
+        return self._subscribe(terms, origin)
 
-    @trio.lowlevel.enable_ki_protection
-    async def on(
+    def on(
         self,
         handler: Handler,
-        system: str,
+        system: str | None = None,
         kind: str | None = None,
         *,
-        path: str | None = None,
+        path: str | ExactPath | None = None,
         concurrency: int = 1,
         on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
-    ) -> Subscription:
+    ) -> Coroutine[Any, Any, Subscription]:
         """Subscribe, and have an async function called with each event.
 
-        It is called in the subscription's actor, in the context variables of whoever calls this,
-        with one event after the other, in order. When the bus is closed, it is still called with
-        all that was accepted, for as long as `drain_timeout` allows. The bus holds it strongly.
+        By default it is called with one event after the other, in order. It runs in the context
+        variables of the caller, with this very bus as the one around it: a handler that was
+        registered through `bus.for_actor("plugin")` acts as the plugin. When the bus is closed,
+        it is still called with all that was accepted, for as long as `drain_timeout` allows. The
+        bus holds it strongly.
 
         A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
         Args:
           handler: The async function.
-          system: As in `subscribe`.
+          system: As in `subscribe`; it is required.
           kind: As in `subscribe`.
           path: As in `subscribe`.
           concurrency: How many calls there may be at once. They begin in the order of events.
@@ -291,14 +302,23 @@ class EventBus(metaclass=NoPublicConstructor):
           overflow: As in `subscribe`.
 
         Raises:
-          TypeError: If the handler is not an async function, or an argument not of its type.
+          TypeError: If the handler is not an async function that can be called with one argument,
+            or another argument not of its type.
           ValueError: If a number is less than 1.
           EventBusError: As `subscribe`.
         """
+        if system is None:
+            raise TypeError(
+                "`on` is no decorator: write `await bus.on(handler, system, ...)`, or declare the "
+                "handler with `@handlers.on(system, ...)` on a HandlerSet"
+            )
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
-        registration = Registration(handler, terms, concurrency, on_error)
-        await self._arrive("on")
-        return self._start(registration)
+        return self._on(Registration(handler, terms, concurrency, on_error), caller())
+
+    @trio.lowlevel.enable_ki_protection
+    async def _on(self, registration: Registration, origin: str) -> Subscription:
+        await self._arrive()
+        return self._start(registration, origin)
 
     @trio.lowlevel.enable_ki_protection
     async def include(self, handlers: HandlerSet) -> tuple[Subscription, ...]:
@@ -315,26 +335,27 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         if not isinstance(handlers, HandlerSet):
             raise TypeError(f"handlers must be a HandlerSet, not {handlers!r}")
-        await self._arrive("include")
+        origin = caller()
+        await self._arrive()
+        self._router.inbox.check_open()
         subscriptions: list[Subscription] = []
         try:
-            for registration in handlers.registrations:
-                subscriptions.append(self._start(registration))
+            for registration in tuple(handlers.registrations):
+                subscriptions.append(self._start(registration, origin))
         except BaseException:
             for subscription in subscriptions:
                 subscription.channel().close()
             raise
         return tuple(subscriptions)
 
-    @asynccontextmanager
-    @trio.lowlevel.enable_ki_protection
-    async def expect(
-        self, system: str, kind: str | None = None, *, path: str | None = None
-    ) -> AsyncGenerator[EventWaiter]:
+    def expect(
+        self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+    ) -> AbstractAsyncContextManager[EventWaiter]:
         """Expect events, from before the block is entered until it is left.
 
-        So what the block does cannot be too early: an answer to it is not missed. Each of those
-        who expect an event gets it. This makes no sender wait, and does not count as one of the
+        It is in force before the first schedule point of entering, so an event triggered inside
+        the block, or sent by another task meanwhile, is never missed. Each of those who expect an
+        event gets it. This makes no sender wait, and does not count as one of the
         `max_subscriptions`.
 
         Entering is a checkpoint, always; leaving is not. Cancel-safe: if cancelled, nothing is
@@ -349,22 +370,17 @@ class EventBus(metaclass=NoPublicConstructor):
           TypeError: If an argument is not of its type.
           EventBusError: As `subscribe`, but for the limit.
         """
-        terms = Terms.of(system, kind, path, _MAX_UNREAD, Overflow.CLOSE)
-        await self._arrive("expect")
-        self._check_may_subscribe(terms)
-        waiter = self._open_waiter(terms)
-        try:
-            yield EventWaiter._create(EventChannel._create(waiter))
-        finally:
-            waiter.discard()
+        return expect(self._router, self._permits, Interest.of(system, kind, path))
 
     async def wait_for(
-        self, system: str, kind: str | None = None, *, path: str | None = None
+        self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
     ) -> Event:
         """Wait for the next event that matches.
 
-        A checkpoint, always. Cancel-safe: if cancelled, nothing is expected any more. What the
-        event answers to may be faster than this: if so, see `expect` and `request`.
+        An event that is sent after this was called is not missed: it is in force before its first
+        schedule point. If your own code triggers the event before that, see `expect` and `request`.
+
+        A checkpoint, always. Cancel-safe: if cancelled, nothing is expected any more.
 
         Args:
           system: As in `subscribe`.
@@ -411,77 +427,17 @@ class EventBus(metaclass=NoPublicConstructor):
           InvalidPatternError: If `reply_kind` is not a pattern.
           EventBusError: As `send`, and as `subscribe`, but for the limit.
         """
-        system, kind = plain_name(system, "system"), plain_name(kind, "kind")
-        path = plain_path(path)
-        # The path is taken as it is, also if it looks like a pattern.
-        patterns = Pattern.parse(system), Pattern.parse(reply_kind)
-        terms = Terms(*patterns, path, _MAX_UNREAD, Overflow.CLOSE)
-        await self._arrive("request")
-        # First of all, so that who may not ask does not learn whether anybody would listen.
-        self._check_may_subscribe(terms)
-        if self._policy is not None:
-            self._check_may_send(system)
-        if not self._router.is_wanted(Event(system, kind, path)):
-            raise NoSubscribersError(
-                f"nobody has subscribed to {kind!r} of {system!r} with path {path!r}",
-                system=system,
-                kind=kind,
-                path=path,
-            )
-        waiter = self._open_waiter(terms)
-        try:
-            await self.send(system, kind, path, data)
-            channel = EventChannel._create(waiter)
-            while (reply := await first_event(channel)).kind == kind:
-                pass  # that is a request, if not this one then another like it
-            return reply
-        finally:
-            waiter.discard()
-
-    async def _arrive(self, method: str) -> None:
-        """Make sure that the caller is where it should be, and give others a turn."""
-        if not self.is_here():
-            raise NoBusError(f"{method} must be called in the trio run of the bus")
-        await trio.lowlevel.checkpoint()
-        self._pace.restart()
-
-    def _subscribe(self, terms: Terms, data_type: type | None = None) -> Subscription[Any]:
-        self._check_may_subscribe(terms)
-        if len(self._router.subscriptions) >= self._max_subscriptions:
-            raise SubscriptionLimitError(
-                f"there are already {self._max_subscriptions} open subscriptions; close some, "
-                "or allow more by open_event_bus(max_subscriptions=...)",
-                max_subscriptions=self._max_subscriptions,
-            )
-        actor = self._make_actor(terms, data_type)
-        name = f"trio_events subscription {str(terms.system)!r}"
-        self._router.open(actor)
-        self._nursery.start_soon(actor.run, name=name)
-        return Subscription._create(actor, EventChannel._create(actor))
-
-    def _start(self, registration: Registration) -> Subscription:
-        subscription = self._subscribe(registration.terms)
-        HandlerActor(
-            subscription._actor, subscription, registration, self._router, self._on_dead_letter
-        ).start(self._nursery)
-        return subscription
-
-    def _open_waiter(self, terms: Terms) -> SubscriptionActor:
-        waiter = self._make_actor(terms)
-        self._router.open_waiter(waiter)
-        return waiter
-
-    def _make_actor(self, terms: Terms, data_type: type | None = None) -> SubscriptionActor:
-        return SubscriptionActor(
-            terms.system,
-            terms.kind,
-            _caller(),
-            Buffer(terms.max_buffer_size, terms.overflow),
-            self._pace,
-            self._router,
-            terms.path,
-            data_type,
+        event = Event(
+            plain_name(system, "system"), plain_name(kind, "kind"), plain_path(path), data
         )
+        return await request(self._router, self._permits, self.send, event, reply_kind)
+
+    def subscriptions(self) -> list[Subscription]:
+        """The open subscriptions, in the order of opening, including those of handlers.
+
+        Not a checkpoint.
+        """
+        return list(self._router.subscriptions.values())
 
     def for_actor(self, name: str) -> EventBus:
         """The same bus in the name of an actor, which is what the policy is asked about.
@@ -490,9 +446,8 @@ class EventBus(metaclass=NoPublicConstructor):
           TypeError: If `name` is not a `str`.
           InvalidEventError: If `name` is not a name in dot-separated segments.
         """
-        name = plain_name(name, "actor")
         bus = copy.copy(self)
-        bus._actor = name
+        bus._permits = self._permits.for_actor(plain_name(name, "actor"))
         return bus
 
     @trio.lowlevel.enable_ki_protection
@@ -505,24 +460,17 @@ class EventBus(metaclass=NoPublicConstructor):
         If there are handlers, that comes after they have finished what they have, or after
         `drain_timeout` seconds: until then they, and the tasks that they start, may still use the
         bus, and nobody else.
-        """
-        router = self._router
-        if router.closed or router.draining:
-            return
-        router.check_here()
-        if router.handled:
-            router.begin_to_drain(self._nursery)
-            self._nursery.start_soon(self._drain, name="trio_events drain")
-        else:
-            router.close()
 
-    async def _drain(self) -> None:
-        with trio.move_on_after(self._drain_timeout):
-            await self._router.wait_drained()
-        # First of all, or handlers that wait in `send` would fail with BusClosedError.
-        for abandon in tuple(self._router.handled.values()):
-            abandon()
-        self._router.close()
+        If a destructor calls this while the bus is in the middle of a step, it takes effect at the
+        end of that step.
+
+        Raises:
+          NoBusError: If this is called in another thread, and the bus is open.
+        """
+        if not self._router.inbox.closed:
+            self._router.inbox.check_here()
+            if not self._router.core.notices.postpone(self._staff.close):
+                self._staff.close()
 
     def statistics(self) -> EventBusStatistics:
         """The state of the bus now. Not a checkpoint."""
@@ -531,180 +479,79 @@ class EventBus(metaclass=NoPublicConstructor):
             accepted=router.accepted,
             unmatched=router.unmatched,
             refused=router.refused,
-            current_inbox_used=router.inbox_used,
-            inbox_size=router.inbox_size,
+            current_inbox_used=router.inbox.used,
+            inbox_size=router.inbox.size,
             open_subscriptions=len(router.subscriptions),
             open_waiters=len(router.waiters),
             routes_remembered=router.table.remembered,
-            tasks_waiting_send=router.tasks_waiting_send(),
+            tasks_waiting_send=len(router.core.senders),
         )
 
     def __repr__(self) -> str:
         router = self._router
-        state = "closed" if router.closed else f"{len(router.subscriptions)} subscriptions"
-        return f"<EventBus for {self._actor!r}, {state}, {router.accepted} events accepted>"
+        state = "closed" if router.inbox.closed else f"{len(router.subscriptions)} subscriptions"
+        return f"<EventBus for {self._permits.actor!r}, {state}, {router.accepted} events accepted>"
 
-    def _offer(
-        self, system: str, kind: str, path: str, data: object
-    ) -> tuple[Event, Obstacle] | None:
-        """Have an event accepted, or return it with what stops it; or raise."""
-        # In one piece, for it is in the way of every event: a call less is 3 % of a delivery.
+    def _offer(self, system: str, kind: str, path: str, data: object) -> tuple[Event, Queue] | None:
+        """Have an event accepted, or return it with the queue where it has to wait; or raise."""
+        # In one piece, because it is in the way of every event: a call is 3 % of a delivery.
         router = self._router
-        if type(system) is not str or type(kind) is not str:  # equal to a text is not enough
-            system, kind = plain_name(system, "system"), plain_name(kind, "kind")
-        try:
-            router.table.routes[system][kind]  # two names that were checked
-        except KeyError:
-            router.check_open()  # if it is closed, no route is remembered
-            plain_name(system, "system")
-            plain_name(kind, "kind")
+        if system is not router.last_system or kind is not router.last_kind:
+            system, kind = router.checked_names(system, kind)
         if type(path) is not str or not path:
             path = plain_path(path)
-        if self._policy is not None:
-            self._check_may_send(system)
-        draft = EventDraft(system, kind, path, data)
+        if self._permits.policy is not None:
+            self._permits.check_send(system)
+        draft = EventDraft()
+        draft.system = system
+        draft.kind = kind
+        draft.path = path
+        draft.data = data
         draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
         event = cast(Event, draft)
-        obstacle = router.offer(event)
-        return None if obstacle is None else (event, obstacle)
+        messages = router.inbox.messages
+        if messages and not router.core.senders.full and len(messages) < router.inbox.limit:
+            messages.append(event)  # all that `offer` does when nothing stops the event
+            return None
+        queue = router.offer(event)
+        return None if queue is None else (event, queue)
 
-    def _check_may_send(self, system: str) -> None:
-        stable = getattr(self._policy, "stable", False)
-        answers = self._may_send.get(self._actor, {}) if stable else {}
-        allowed = answers.get(system)
-        if allowed is None:
-            allowed = self._ask(Action.SEND, system)
-            self._router.check_open()  # whatever the policy has done meanwhile
-            if stable:
-                self._remember(system, allowed)
-        if not allowed:
-            raise self._denied(Action.SEND, system)
+    async def _arrive(self) -> None:
+        """Make sure that the caller is where it should be, and give others a turn."""
+        self._router.inbox.check_run()
+        await trio.lowlevel.checkpoint()
+        self._router.core.pace.restart()
 
-    def _remember(self, system: str, allowed: bool) -> None:
-        if sum(map(len, self._may_send.values())) >= _MAX_REMEMBERED:
-            self._may_send.clear()
-        self._may_send.setdefault(self._actor, {})[system] = allowed
-
-    def _check_may_subscribe(self, terms: Terms) -> None:
-        self._router.check_open()
-        system = str(terms.system)
-        if not self._ask(Action.SUBSCRIBE, system):
-            raise self._denied(Action.SUBSCRIBE, system)
-        self._router.check_open()  # whatever the policy has done meanwhile
-
-    def _ask(self, action: Action, system: str) -> bool:
-        if self._policy is None:
-            return True
-        allowed: object = self._policy.allows(self._actor, action, system)
-        if not isinstance(allowed, bool):  # a coroutine is true, too
-            raise TypeError(f"Policy.allows must return a bool, not {allowed!r}")
-        return allowed
-
-    def _denied(self, action: Action, system: str) -> PolicyDeniedError:
-        return PolicyDeniedError(
-            f"the policy does not allow {self._actor!r} the action {action} on {system!r}",
-            actor=self._actor,
-            action=action,
-            system=system,
-        )
-
-
-def _caller() -> str:
-    """The file and line of the innermost frame that is not this package's."""
-    frame: FrameType | None = sys._getframe(1)
-    ours = (__package__, "contextlib")  # the latter calls `expect`
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
-        frame = frame.f_back
-    place = "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    return sys.intern(place)  # one text for all subscriptions that come from there
-
-
-@asynccontextmanager
-async def open_event_bus(
-    *,
-    policy: Policy | None = None,
-    inbox_size: int = 256,
-    checkpoint_every: int = 32,
-    max_subscriptions: int = 4096,
-    drain_timeout: float = 10.0,
-    on_dead_letter: DeadLetterHook | None = None,
-) -> AsyncGenerator[EventBus]:
-    """Open an event bus for the block, and for all tasks that are started in it.
-
-    Leaving the block normally closes the bus as `EventBus.close` does: it waits for handlers to
-    finish what they have, and does not wait for readers. Leaving it by an exception cancels
-    everything that belongs to the bus. A single exception leaves as itself, not wrapped in a
-    group. Entering is not a checkpoint, leaving is.
-
-    Args:
-      policy: Who may send and subscribe to which systems; None allows everything.
-      inbox_size: How many events may wait to be routed before senders wait.
-      checkpoint_every: How many operations on the bus there may be before one gives other
-        tasks a turn; 1 is trio's usual rule. A checkpoint costs ten times what routing an event
-        costs.
-      max_subscriptions: How many subscriptions may be open at a time.
-      drain_timeout: How many seconds the handlers have to finish what they have when the bus is
-        closed. Then they are cancelled, and what is left is counted and logged.
-      on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
-        has failed for good. What it raises leaves through the supervisor.
-
-    Raises:
-      TypeError: If a number is not one, or `on_dead_letter` not a plain function.
-      ValueError: If a number is less than 1, or `drain_timeout` less than 0.
-    """
-    check_count("inbox_size", inbox_size)
-    check_count("checkpoint_every", checkpoint_every)
-    check_count("max_subscriptions", max_subscriptions)
-    check_seconds("drain_timeout", drain_timeout)
-    if on_dead_letter is not None and (not callable(on_dead_letter) or is_async(on_dead_letter)):
-        raise TypeError(f"on_dead_letter must be a plain function, not {on_dead_letter!r}")
-    pace = Pace(checkpoint_every)
-    body_error: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            trio_token = trio.lowlevel.current_trio_token()
-            router = Router(inbox_size, pace, trio_token)
-            nursery.start_soon(router.run, name="trio_events router")
-            bus = EventBus._create(
-                router,
-                nursery,
-                trio_token,
-                pace,
-                max_subscriptions,
-                drain_timeout,
-                policy,
-                on_dead_letter,
+    def _subscribe(self, terms: Terms, origin: str) -> Subscription[Any]:
+        router = self._router
+        router.inbox.check_open()
+        self._permits.check_subscribe(terms.interest.system)
+        router.inbox.check_open()  # whatever the policy has done
+        if len(router.subscriptions) >= self._max_subscriptions:
+            raise SubscriptionLimitError(
+                f"there are already {self._max_subscriptions} open subscriptions; close some, "
+                "or allow more by open_event_bus(max_subscriptions=...)",
+                max_subscriptions=self._max_subscriptions,
             )
-            token = current_bus.set(bus)
-            try:
-                yield bus
-            except BaseException as error:
-                body_error = error
-                nursery.cancel_scope.cancel()  # or handlers that wait in `send` would fail, too
-                router.close()
-                raise
-            else:
-                bus.close()
-            finally:
-                current_bus.reset(token)
-    except BaseExceptionGroup as group:
-        # Cancelled comes from the actors, too, and says nothing beside another exception.
-        errors = [error for error in group.exceptions if not _is_cancelled(error)]
-        if len(errors) > 1 or (not errors and body_error is None):
-            raise
-        if errors and (body_error is None or _is_cancelled(body_error)):
-            body_error = errors[0]  # otherwise it is that one, but if a group then a copy of it
-        assert body_error is not None
-        context = body_error.__context__
+        actor = router.make_subscription(
+            terms.interest, origin, terms.max_buffer_size, terms.overflow
+        )
+        subscription: Subscription[Any] = Subscription._create(
+            actor, EventChannel._create(actor), router, self._permits
+        )
+        router.open(actor, subscription)
+        name = f"trio_events subscription {str(terms.interest.system)!r}"
+        self._nursery.start_soon(actor.run, name=name)
+        return subscription
+
+    def _start(self, registration: Registration, origin: str) -> Subscription:
+        origin = place_of(registration.handler) or origin
+        subscription = self._subscribe(registration.terms, origin)
+        token = current_bus.set(self)  # handlers act in the name of the actor that registered them
         try:
-            raise body_error
+            HandlerActor(
+                subscription._actor, subscription, registration, self._staff, self._on_dead_letter
+            ).start(self._nursery)
         finally:
-            body_error.__context__ = context  # not the group
-            del group, errors, body_error, context  # no reference cycles
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Whether this is nothing but `Cancelled`, or many of it."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
-    return isinstance(error, trio.Cancelled)
+            current_bus.reset(token)
+        return subscription

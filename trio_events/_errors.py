@@ -22,7 +22,6 @@ __all__ = [
     "DeadlockError",
     "ErrorKind",
     "EventBusError",
-    "EventDataError",
     "InvalidEventError",
     "InvalidPatternError",
     "NoBusError",
@@ -68,18 +67,6 @@ class SubscriptionOverflowError(EventBusError, trio.BrokenResourceError):
     retryable = True
 
 
-class EventDataError(EventBusError, TypeError):
-    """An event had data of another type than its subscription promised, and so that one ended.
-
-    Raised by `receive` after everything that came before has been read, and only if the
-    subscription was made with `check_data=True`. The sender notices nothing.
-
-    Details: `system`, `kind`, `event`.
-    """
-
-    kind = ErrorKind.INVALID
-
-
 class NoSubscribersError(EventBusError):
     """Nobody would have received the request. Nothing was sent.
 
@@ -91,10 +78,10 @@ class NoSubscribersError(EventBusError):
 
 
 class DeadlockError(EventBusError):
-    """The sender would wait for room that nobody can make. Nothing was sent.
+    """The send has waited for a second, and would wait forever. Nothing was sent.
 
-    Only the sender itself has ever read from the full subscription, or only a task that waits, by
-    whatever detours, for the sender. Tasks that are yet to read from it are not known.
+    Every task that has ever read from the full subscription waits itself, by whatever detours, for
+    the sender, and none of them has a deadline. Tasks that are yet to read from it are not known.
 
     Details: `system`, `kind`: the patterns of the full subscription.
     """

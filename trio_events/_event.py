@@ -39,8 +39,9 @@ class Event(_Referable, Generic[DataT_co]):
     path: str
     """Which thing it happened to: any text but the empty one, such as `"/orders/123"`."""
 
-    data: DataT_co = None  # type: ignore[assignment]  # whoever says what the data is, gives it
-    """Whatever the sender gave along."""
+    # Not part of the hash, so that events can be in sets whatever their data.
+    data: DataT_co = attrs.field(default=None, hash=False)
+    """The payload passed to `send`."""
 
     @property
     def accepted(self) -> bool:
@@ -54,14 +55,13 @@ class Event(_Referable, Generic[DataT_co]):
 class EventDraft(_Referable):
     """An event whose fields can still be set. Assigning to its `__class__` makes it an `Event`.
 
-    Python checks that the two have the same layout. It takes half the time of `Event(...)`, or
-    0.28 µs less of the 2.5 µs that sending and receiving one event takes.
+    Python checks that the two have the same layout. It takes a third of the time of `Event(...)`,
+    and without an `__init__` two thirds of what it would take with one.
     """
 
     __slots__ = ("data", "kind", "path", "system")
 
-    def __init__(self, system: str, kind: str, path: str, data: object) -> None:
-        self.system = system
-        self.kind = kind
-        self.path = path
-        self.data = data
+    system: str
+    kind: str
+    path: str
+    data: object

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Generic, cast, final
+from typing import Any, ClassVar, Generic, cast, final
 
 import attrs
 import trio
 
-from ._actor import SubscriptionActor
+from ._core.actor import SubscriptionActor
+from ._core.buffer import Overflow, check_count
+from ._core.pace import Pace
+from ._core.router import Router
 from ._event import DataT_co, Event
+from ._names.interest import Interest
+from ._names.pattern import ExactPath
+from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
-from ._overflow import Overflow, check_count
-from ._pace import Pace
 
 
 @final
 @attrs.frozen
 class SubscriptionStatistics:
-    """The books of a subscription. matched = delivered + queued + dropped + discarded."""
+    """The counters of a subscription. matched = delivered + queued + dropped + discarded."""
 
     matched: int
     """Events that match the subscription and that the router has handed to it."""
 
     delivered: int
-    """Events that a reader got."""
+    """Events that a reader got, or the handler was called with."""
 
     queued: int
-    """Events that wait to be read: in the buffer, or held."""
+    """Events that wait to be read: in the buffer, held, or on their way to a waiting reader."""
 
     held: int
     """Events that did not fit into the buffer, in the hands of the subscription's actor."""
 
     dropped: int
-    """Events lost because the buffer was full, or because their data was not what it must be."""
+    """Events lost because the buffer was full."""
 
     discarded: int
     """Events that were unread when the reader closed the channel, or came later."""
@@ -42,7 +47,7 @@ class SubscriptionStatistics:
     """Tasks that wait in `send` for this subscription to have room."""
 
     handling: int
-    """Calls of the subscription's handler that are running."""
+    """Calls of the subscription's handler that are running, or about to begin."""
 
     failures: int
     """Calls of the subscription's handler that have failed."""
@@ -75,8 +80,6 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
     `async for event in channel` ends when the subscription has ended and all has been read.
     """
 
-    _made_by = "Subscription.channel"
-
     _actor: SubscriptionActor
 
     @trio.lowlevel.enable_ki_protection
@@ -90,11 +93,15 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
           trio.EndOfChannel: If the subscription has ended and everything was read.
           trio.ClosedResourceError: If this channel was closed, before or meanwhile.
           SubscriptionOverflowError: As EndOfChannel, if it was an overflow that ended it.
-          EventDataError: As EndOfChannel, if it was the data of an event that ended it.
+          NoBusError: If this is called in another thread. Nothing was taken.
         """
-        self._actor.note_reader()
-        await next(self._actor.pace.steps)()
-        return await self._actor.receive()
+        actor = self._actor
+        actor.core.inbox.check_here()
+        actor.known_readers.note_current()
+        await next(actor.core.pace.steps)()
+        if actor.buffer.front and not actor.must_settle:  # as in `EventIterator`
+            return actor.buffer.front.pop()
+        return await actor.receive()
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Event[DataT_co]:
@@ -105,9 +112,10 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
           trio.EndOfChannel: As `receive`.
           trio.ClosedResourceError: As `receive`.
           SubscriptionOverflowError: As `receive`.
-          EventDataError: As `receive`.
+          NoBusError: As `receive`.
         """
-        self._actor.note_reader()
+        self._actor.core.inbox.check_here()
+        self._actor.known_readers.note_current()
         return self._actor.take()
 
     def batches(self, *, max_size: int | None = None) -> EventBatches[DataT_co]:
@@ -129,17 +137,34 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """Want nothing more. Not a checkpoint. Idempotent.
+        """End the subscription and discard what is unread. Not a checkpoint. Idempotent.
 
-        The subscription ends; what was not read is discarded and counted as such. Tasks that
-        wait in `receive` get `trio.ClosedResourceError`.
+        What was not read is counted as discarded. Tasks that wait in `receive` get
+        `trio.ClosedResourceError`. If a destructor calls this while the bus is in the middle of a
+        step, it takes effect at the end of that step.
+
+        Raises:
+          NoBusError: If this is called in another thread.
         """
-        self._actor.discard()
+        self._actor.core.inbox.check_here()
+        if not self._actor.core.notices.postpone(self._actor.discard):
+            self._actor.discard()
 
     async def aclose(self) -> None:
-        """`close`, and a checkpoint. The channel is closed also if this is cancelled."""
+        """`close`, and a checkpoint. The channel is closed even if this is cancelled."""
         self.close()
         await trio.lowlevel.checkpoint()
+
+    def __enter__(self) -> EventChannel[DataT_co]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def statistics(self) -> EventChannelStatistics:
         """The state of the channel now. Not a checkpoint."""
@@ -152,7 +177,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         )
 
     def __aiter__(self) -> EventIterator[DataT_co]:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
-        iterator = EventIterator._create(self._actor, self._actor.pace)
+        iterator = EventIterator._create(self._actor, self._actor.core.pace)
         return cast("EventIterator[DataT_co]", iterator)
 
     def __repr__(self) -> str:
@@ -164,12 +189,10 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
 class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over events, for one task. See `EventChannel`."""
 
-    _made_by = "async for over an EventChannel"
-
     _actor: SubscriptionActor
     _pace: Pace
-    # The buffer's list that is being read; not before the reader is noted, which is done once a
-    # loop because it would cost a tenth of the delivery of each event.
+    # The buffer's list that is being read. It is None until the reader has been noted and its
+    # thread checked, once for each loop: that would be a tenth of the delivery of each event.
     _front: list[Event[Any]] | None = None
 
     def __aiter__(self) -> EventIterator[DataT_co]:
@@ -179,11 +202,12 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     async def __anext__(self) -> Event[DataT_co]:
         front = self._front
         if front is None:
-            self._actor.note_reader()
+            self._actor.core.inbox.check_here()
+            self._actor.known_readers.note_current()
             front = self._front = self._actor.buffer.front
         await next(self._pace.steps)()
         # What `take` comes to when there is nothing else to do: a fifth less for each event.
-        if front and not self._actor.pressed:
+        if front and not self._actor.must_settle:
             return front.pop()
         try:
             return await self._actor.receive()
@@ -196,8 +220,6 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
 class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over lists of events. See `EventChannel.batches`."""
 
-    _made_by = "EventChannel.batches"
-
     _actor: SubscriptionActor
     _max_size: int | None
 
@@ -207,7 +229,9 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> list[Event[DataT_co]]:
         actor = self._actor
-        if not actor.buffer.is_empty:
+        actor.core.inbox.check_here()
+        actor.known_readers.note_current()
+        if actor.closed or not actor.buffer.is_empty:  # otherwise it waits, or has just ended
             await trio.lowlevel.checkpoint()
         try:
             return await actor.receive_list(self._max_size)
@@ -220,61 +244,171 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
 class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     """A subscription in force, from `subscribe` until it is closed.
 
-    Iterating over it is iterating over its channel. As an asynchronous context manager it closes
-    itself at the end of the block.
+    Iterating over it is iterating over its channel. As a context manager, with `with` or
+    `async with`, it closes itself at the end of the block.
     """
 
-    _made_by = "EventBus.subscribe"
-
+    _made_by: ClassVar = "EventBus.subscribe"
     _actor: SubscriptionActor
     _channel: EventChannel[DataT_co]
+    _router: Router
+    _permits: Permits
 
     @property
     def system(self) -> str:
-        """The system pattern, in canonical form."""
-        return str(self._actor.system)
+        """The system pattern that it was made with, in canonical form."""
+        return str(self._actor.interest.system)
 
     @property
     def kind(self) -> str | None:
-        """The kind pattern, in canonical form; None is every kind."""
-        return None if self._actor.kind is None else str(self._actor.kind)
+        """The kind pattern that it was made with, in canonical form; None is every kind."""
+        return None if self._actor.interest.kind is None else str(self._actor.interest.kind)
 
     @property
     def path(self) -> str | None:
-        """The path, or the pattern of paths in canonical form; None is every path."""
-        return None if self._actor.path is None else str(self._actor.path)
+        """The path, or the pattern of paths, that it was made with; None is every path."""
+        return None if self._actor.interest.path is None else str(self._actor.interest.path)
 
     @property
     def overflow(self) -> Overflow:
         """What happens when the buffer is full."""
         return self._actor.buffer.overflow
 
+    @property
+    def origin(self) -> str:
+        """The line that subscribed, as `"file:line"`; for a handler, where it is defined."""
+        return self._actor.origin
+
+    @property
+    def handler(self) -> Callable[[Event[Any]], Awaitable[object]] | None:
+        """The handler that is called with the events, or None if there isn't one."""
+        return None if self._actor.worker is None else self._actor.worker.handler
+
     def channel(self) -> EventChannel[DataT_co]:
         """The channel that the events are read from; the same one each time."""
         return self._channel
+
+    async def receive(self) -> Event[DataT_co]:
+        """`EventChannel.receive` of its channel."""
+        return await self._channel.receive()
+
+    def receive_nowait(self) -> Event[DataT_co]:
+        """`EventChannel.receive_nowait` of its channel."""
+        return self._channel.receive_nowait()
+
+    def batches(self, *, max_size: int | None = None) -> EventBatches[DataT_co]:
+        """`EventChannel.batches` of its channel."""
+        return self._channel.batches(max_size=max_size)
+
+    @trio.lowlevel.enable_ki_protection
+    def add(
+        self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+    ) -> None:
+        """Match these events as well, from now on. Not a checkpoint.
+
+        An event that several of its patterns match is received once. Events sent after this
+        returned are received; none that was accepted before it is. Adding what it matches already
+        has no effect.
+
+        Args:
+          system: As in `EventBus.subscribe`.
+          kind: As in `EventBus.subscribe`.
+          path: As in `EventBus.subscribe`.
+
+        Raises:
+          TypeError: If an argument is not of its type.
+          InvalidPatternError: If a text is not a pattern.
+          NoBusError: If the caller is not in the trio run of the bus.
+          PolicyDeniedError: If the policy does not allow to subscribe to this system.
+          BusClosedError: If the bus was closed.
+          trio.ClosedResourceError: If the subscription was closed.
+        """
+        interest = Interest.of(system, kind, path)
+        inbox = self._router.inbox
+        inbox.check_here()
+        inbox.check_open()
+        self._permits.check_subscribe(interest.system)
+        inbox.check_open()  # whatever the policy has done
+        self._check_open()
+        if interest not in self._actor.interests:
+            self._router.add_interest(self._actor, interest)
+
+    @trio.lowlevel.enable_ki_protection
+    def remove(
+        self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+    ) -> None:
+        """Stop matching what was added with the same arguments. Not a checkpoint.
+
+        That includes those of `subscribe` itself. No event that is accepted after this returned is
+        received because of them; what was accepted before stays readable. A subscription that
+        matches nothing stays open.
+
+        Args:
+          system: As in `add`.
+          kind: As in `add`.
+          path: As in `add`.
+
+        Raises:
+          TypeError: If an argument is not of its type.
+          InvalidPatternError: If a text is not a pattern.
+          ValueError: If the subscription does not have these patterns.
+          NoBusError: If the caller is not in the trio run of the bus.
+          BusClosedError: If the bus was closed.
+          trio.ClosedResourceError: If the subscription was closed.
+        """
+        interest = Interest.of(system, kind, path)
+        self._router.inbox.check_here()
+        self._router.inbox.check_open()
+        self._check_open()
+        if interest not in self._actor.interests:
+            raise ValueError(f"{self!r} has not been added to {interest}")
+        self._router.remove_interest(self._actor, interest)
+
+    def _check_open(self) -> None:
+        if self._actor.closed:
+            raise trio.ClosedResourceError(f"{self._actor.description()} was closed")
 
     def close(self) -> None:
         """Stop matching, now. Not a checkpoint. Idempotent.
 
         No event that is accepted from now on is received. What was accepted before stays
-        readable, then the channel ends. Senders that wait for this subscription go on.
+        readable, then the channel ends. Senders that wait for this subscription go on. If a
+        destructor calls this while the bus is in the middle of a step, it takes effect at the end
+        of that step.
+
+        Raises:
+          NoBusError: If this is called in another thread.
         """
-        self._actor.close()
+        self._router.inbox.check_here()
+        if not self._router.core.notices.postpone(self._actor.close):
+            self._actor.close()
 
     def statistics(self) -> SubscriptionStatistics:
-        """The books now. Not a checkpoint."""
-        buffer = self._actor.buffer
+        """The counters now. Not a checkpoint."""
+        buffer, worker = self._actor.buffer, self._actor.worker
+        on_the_way = buffer.on_the_way
         return SubscriptionStatistics(
             matched=buffer.matched,
-            delivered=buffer.delivered,
-            queued=buffer.queued,
+            delivered=buffer.delivered + (0 if worker is None else on_the_way),
+            queued=buffer.unread + (on_the_way if worker is None else 0),
             held=len(buffer.held),
             dropped=buffer.dropped,
             discarded=buffer.discarded,
-            tasks_waiting_send=len(self._actor.senders),
-            handling=self._actor.handling,
-            failures=self._actor.failures,
+            tasks_waiting_send=self._actor.tasks_waiting_send,
+            handling=0 if worker is None else worker.handling + on_the_way,
+            failures=0 if worker is None else worker.failures,
         )
+
+    def __enter__(self) -> Subscription[DataT_co]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     async def __aenter__(self) -> Subscription[DataT_co]:
         return self  # noqa: ASYNC910  # nothing to wait for

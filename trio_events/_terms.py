@@ -6,8 +6,9 @@ from typing import final
 
 import attrs
 
-from ._names.pattern import ExactPath, Pattern, path_filter, system_pattern
-from ._overflow import Overflow, check_count
+from ._core.buffer import Overflow, check_count
+from ._names.interest import Interest
+from ._names.pattern import ExactPath
 
 
 @final
@@ -15,11 +16,7 @@ from ._overflow import Overflow, check_count
 class Terms:
     """Which events are wanted, and how many of them may wait to be read."""
 
-    system: Pattern
-    kind: Pattern | None
-    path: str | Pattern | None
-    """The one path that is wanted, or a pattern for it; None is every path."""
-
+    interest: Interest
     max_buffer_size: int
     overflow: Overflow
 
@@ -31,7 +28,7 @@ class Terms:
         max_buffer_size: int,
         overflow: Overflow,
     ) -> Terms:
-        """Read the patterns, and refuse what is wrong.
+        """Read the patterns, and check the rest.
 
         Raises:
           TypeError: If something is of the wrong type.
@@ -41,25 +38,4 @@ class Terms:
         check_count("max_buffer_size", max_buffer_size)
         if not isinstance(overflow, Overflow):
             raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
-        return Terms(
-            system_pattern(system),
-            None if kind is None else Pattern.parse(kind),
-            None if path is None else path_filter(path),
-            max_buffer_size,
-            overflow,
-        )
-
-
-def check_class(data: object) -> None:
-    """Refuse what no data can be checked against: all but the classes that `isinstance` takes.
-
-    Raises:
-      TypeError: If it is something else, such as a `TypedDict`.
-    """
-    checkable = isinstance(data, type)
-    try:
-        isinstance(None, data)  # type: ignore[arg-type]  # that is the question
-    except TypeError:
-        checkable = False
-    if not checkable:
-        raise TypeError(f"to check the data, it must be given as a class, not {data!r}")
+        return Terms(Interest.of(system, kind, path), max_buffer_size, overflow)

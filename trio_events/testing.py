@@ -15,8 +15,8 @@ import attrs
 import trio
 
 from ._bus import EventBus
+from ._core.buffer import Overflow
 from ._event import Event
-from ._overflow import Overflow
 from ._subscription import Subscription
 
 try:

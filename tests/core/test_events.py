@@ -27,7 +27,6 @@ from trio_events import (
     EventBusStatistics,
     EventChannel,
     EventChannelStatistics,
-    EventDataError,
     EventIterator,
     InvalidEventError,
     InvalidPatternError,
@@ -121,7 +120,6 @@ ERRORS: list[tuple[type[EventBusError], type[Exception], ErrorKind, bool]] = [
     (DeadlockError, Exception, ErrorKind.CONFLICT, False),
     (NoBusError, RuntimeError, ErrorKind.UNAVAILABLE, False),
     (NoSubscribersError, Exception, ErrorKind.UNAVAILABLE, True),
-    (EventDataError, TypeError, ErrorKind.INVALID, False),
 ]
 
 

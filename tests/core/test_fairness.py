@@ -103,12 +103,12 @@ async def test_an_operation_that_need_not_wait_seldom_gives_a_turn(
     async with open_event_bus(inbox_size=10_000) as bus:
         channel = (await bus.subscribe("a", max_buffer_size=10_000)).channel()
         with counted_turns() as turns:
-            for _ in range(640):
+            for _ in range(1280):
                 await bus.send("a", "k", "/x")
         assert 20 <= turns.count <= 40
         await wait_all_tasks_blocked()
         with counted_turns() as turns:
-            for _ in range(640):
+            for _ in range(1280):
                 await channel.receive()
         assert 20 <= turns.count <= 40
 

@@ -4,11 +4,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_events import Event, EventBus, EventChannel, Overflow, Pattern, open_event_bus
-from trio_events._actor import SubscriptionActor
-from trio_events._overflow import Buffer
-from trio_events._pace import Pace
-from trio_events._router import Router
+from trio_events import Event, EventBus, EventChannel, Overflow, open_event_bus
+from trio_events._core.pace import Pace
+from trio_events._core.router import Router
+from trio_events._names.interest import Interest
 
 
 async def test_a_waiting_reader_gets_held_events_before_newer_ones() -> None:
@@ -30,10 +29,8 @@ async def test_a_waiting_reader_gets_held_events_before_newer_ones() -> None:
 
 
 def test_held_events_stay_before_those_that_are_delivered_later() -> None:
-    router = Router(8, Pace(1))
-    actor = SubscriptionActor(
-        Pattern.parse("a"), None, "test", Buffer(2, Overflow.BLOCK), router.pace, router
-    )
+    router = Router(8, Pace(1), clock=lambda: 0.0)
+    actor = router.make_subscription(Interest.of("a"), "test", 2, Overflow.BLOCK)
     router.open(actor)
     events = [Event("a", "k", f"/{number}") for number in range(6)]
     actor.deliver(events[:5])

@@ -22,14 +22,14 @@ from trio_events import (
     Subscription,
     open_event_bus,
 )
-from trio_events._actor import SubscriptionActor
+from trio_events._core.actor import SubscriptionActor
+from trio_events._core.pace import Pace
+from trio_events._core.router import Router
+from trio_events._names.interest import Interest
 from trio_events._names.pattern import path_filter
-from trio_events._overflow import Buffer
-from trio_events._pace import Pace
-from trio_events._router import Router
 
 from ..names.strategies import examples
-from ..observing import assert_books, drain
+from ..observing import assert_books, drain, wake
 from ..steps import count_lines
 from ..time_limit import run_with_time_limit
 
@@ -492,9 +492,7 @@ async def _play(program: list[Subscribe | Send | Close | Settle]) -> None:
 
 
 def _actor(router: Router, path: str | None, system: str = "a") -> SubscriptionActor:
-    buffer = Buffer(1_000, Overflow.BLOCK)
-    wanted = None if path is None else path_filter(path)
-    return SubscriptionActor(Pattern.parse(system), None, "", buffer, Pace(1), router, wanted)
+    return router.make_subscription(Interest.of(system, path=path), "", 1_000, Overflow.BLOCK)
 
 
 # -------------------------------------------------------------------------------------------- cost
@@ -502,7 +500,7 @@ def _actor(router: Router, path: str | None, system: str = "a") -> SubscriptionA
 
 def _lines_to_send(*others: tuple[str, str | None], path: str | None = None) -> int:
     """Count the lines from the inbox to a subscription, while there are others, too."""
-    router = Router(256, Pace(1))
+    router = Router(256, Pace(1), clock=lambda: 0.0)
     actors = [_actor(router, path), *(_actor(router, p, system) for system, p in others)]
     for actor in actors:
         router.open(actor)
@@ -510,11 +508,9 @@ def _lines_to_send(*others: tuple[str, str | None], path: str | None = None) -> 
     def send() -> None:
         for _ in range(100):
             assert router.offer(Event("a", "k", "/x")) is None
-        router._rx.receive_nowait()
-        router.route_inbox()
+        wake(router)
 
-    router._rx.receive_nowait()
-    router.route_inbox()
+    wake(router)
     send()  # and the route is remembered
     lines = count_lines(send, at_most=100_000)
     assert actors[0].buffer.matched == 200

@@ -235,7 +235,7 @@ def test_the_numbers_of_a_bus_are_these_unless_told_otherwise() -> None:
     assert {name: parameter.default for name, parameter in parameters.items()} == {
         "policy": None,
         "inbox_size": 256,
-        "checkpoint_every": 32,
+        "checkpoint_every": 64,
         "max_subscriptions": 4096,
         "drain_timeout": 10.0,
         "on_dead_letter": None,

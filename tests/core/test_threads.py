@@ -149,10 +149,18 @@ def test_send_soon_after_trio_has_finished_says_that_the_bus_is_closed() -> None
         bus.send_soon("a", "k", "/x")
 
 
-async def test_send_soon_on_a_closed_bus_is_refused() -> None:
+async def test_send_soon_on_a_closed_bus_raises_at_once() -> None:
     async with open_event_bus() as bus:
         bus.close()
+        with pytest.raises(BusClosedError):
+            bus.send_soon("a", "k", "/x")
+        assert bus.statistics().refused == 0
+
+
+async def test_send_soon_that_the_end_of_the_bus_overtakes_is_refused_and_counted() -> None:
+    async with open_event_bus() as bus:
         bus.send_soon("a", "k", "/x")
+        bus.close()
         await trio.sleep(0.01)
         await wait_all_tasks_blocked()
         assert bus.statistics().refused == 1

@@ -34,7 +34,7 @@ from trio_events import (
     SubscriptionOverflowError,
     open_event_bus,
 )
-from trio_events._supervision import OnError
+from trio_events._handlers.supervision import OnError
 
 from ..core.test_programs import MOMENTS, NEVER, mostly, others_first
 from ..observing import assert_balanced, tasks_living

@@ -28,7 +28,7 @@ from trio_events import (
     SubscriptionOverflowError,
     open_event_bus,
 )
-from trio_events._supervision import OnError
+from trio_events._handlers.supervision import OnError
 
 from ..observing import assert_balanced, assert_books, tasks_living
 from .handling import GOING_ON, POLICIES, Recorder, Workers

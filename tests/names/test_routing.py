@@ -281,20 +281,16 @@ def test_no_more_routes_are_remembered_than_allowed(bound: int) -> None:
 
 def test_a_subscription_to_a_literal_pair_touches_one_remembered_route() -> None:
     table: RoutingTable[str] = RoutingTable()
-    table.add("other", Pattern.parse("other"), None)
+    table.add("other", Interest.of("other"))
     for kind in ("one", "two", "three"):
         table.match("orders", kind)
-    pair = Pattern.parse("orders"), Pattern.parse("one")
-    assert table.remembered == 3
-    table.add("item", *pair)
-    assert table.recall("orders", "two") is not None
-    assert table.recall("orders", "three") is not None
-    assert table.remembered == 2
-    assert table.match("orders", "one") == ("item",)
-    assert table.remembered == 3
-    table.remove("item", *pair)
-    assert table.remembered == 2
-    assert table.match("orders", "one") == ()
+    before = {kind: route.version for kind, route in table.routes["orders"].items()}
+    table.add("item", Interest.of("orders", "one"))
+    after = {kind: route.version for kind, route in table.routes["orders"].items()}
+    assert [kind for kind in before if before[kind] != after[kind]] == ["one"]
+    assert table.match("orders", "one").items == ("item",)
+    table.remove("item", Interest.of("orders", "one"))
+    assert table.match("orders", "one").items == ()
     assert table.remembered == 3
 
 

@@ -189,6 +189,10 @@ class Route(Generic[T]):
         """All items that want this path: `items`, then what `find` returns."""
         return [*self.items, *self.find(path)] if self.by_path else list(self.items)
 
+    def is_same_as(self, other: Route[T]) -> bool:
+        """Whether events of both go to the same items, whatever their paths."""
+        return self.items == other.items and not self.by_path and not other.by_path
+
     def set_items(self, items: tuple[T, ...]) -> None:
         """Replace the items that want every path."""
         self.items = items

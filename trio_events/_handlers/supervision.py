@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import TypeAlias, final
 
 import attrs
+import trio
 
-from ._event import Event
-from ._overflow import check_count
-from ._subscription import Subscription
+from .._core.buffer import check_count
+from .._event import Event
+from .._subscription import Subscription
 
 
 def check_seconds(name: str, value: object) -> None:
-    """Refuse what is not a time in seconds: a number of at least 0."""
+    """Require a time in seconds: a number of at least 0."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not value >= 0:  # nor is what is not a number at all
+    if not value >= 0:  # nor is NaN
         raise ValueError(f"{name} must be at least 0 seconds, not {value}")
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number of seconds that fits a float") from None
 
 
 @final
@@ -105,3 +110,10 @@ def split(error: BaseException) -> tuple[Exception | None, BaseException | None]
         failure, rest = error.split(Exception)
         return failure, rest
     return (error, None) if isinstance(error, Exception) else (None, error)
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether this is nothing but `Cancelled`, or many of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)

@@ -1,0 +1,399 @@
+"""The actor of a subscription: everything about it that is not for applications."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, Protocol, assert_never, final
+
+import attrs
+import trio
+
+from .._errors import SubscriptionOverflowError
+from .._event import Event
+from .._names.interest import Interest
+from .buffer import Buffer, End, Overflow
+from .inbox import Inbox, Unsubscribe
+from .notices import LossBegan, LossEnded, Notices, SendersStalled
+from .pace import Pace
+from .readers import KnownReaders, Reader
+from .senders import Queue, Senders
+
+_QUIET: Final = 1.0
+"""Seconds without a loss after which an episode of loss can end."""
+
+
+class Worker(Protocol):
+    """What calls the handler of a subscription."""
+
+    handling: int
+    """Calls that are running."""
+
+    failures: int
+    """Calls that have failed."""
+
+    @property
+    def handler(self) -> Callable[[Event[Any]], Awaitable[object]]:
+        """The handler."""
+
+    def note_change(self) -> None:
+        """Events have been delivered."""
+
+
+@final
+@attrs.frozen(eq=False)
+class Core:
+    """What all actors of a bus share."""
+
+    inbox: Inbox
+    senders: Senders
+    notices: Notices
+    pace: Pace
+    close_bus: Callable[[], None]
+    """For a task that is cancelled: the supervisor is ending, and everything with it."""
+
+    clock: Callable[[], float] = trio.current_time
+
+
+@final
+@attrs.define(eq=False)
+class Loss:
+    """An episode in which a subscription drops events."""
+
+    dropped_before: int
+    latest: float
+    """When the latest event was dropped, on trio's clock."""
+
+
+@final
+@attrs.define(eq=False)
+class SubscriptionActor:
+    """The state of one subscription, and the task that does for it what can wait.
+
+    The router hands over lists of events with `deliver`, and never waits. Readers `take` events.
+    The task moves events that did not fit from `buffer.held` into the buffer when there is room,
+    and looks after sends that wait for long. Closing the subscription cancels the task. If the
+    task ends in another way, the supervisor is ending.
+    """
+
+    interest: Interest
+    """What it was made to match."""
+
+    origin: str
+    """The file and line that subscribed, or where the handler is defined."""
+
+    buffer: Buffer
+    core: Core
+    open_among: MutableMapping[SubscriptionActor, Any]
+    """The actors of its kind that are open. It removes itself."""
+
+    interests: list[Interest] = attrs.field(init=False)
+    """What it matches now."""
+
+    closed: bool = attrs.field(default=False, init=False)
+    readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
+    """The tasks that wait for events; then nothing is buffered."""
+
+    known_readers: KnownReaders = attrs.field(factory=KnownReaders, init=False)
+    worker: Worker | None = attrs.field(default=None, init=False)
+    must_settle: bool = attrs.field(default=False, init=False)
+    """Whether taking an event has to be followed by `settle`: the subscription stops senders,
+    holds events, or is losing some."""
+
+    _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
+    _loss: Loss | None = attrs.field(default=None, init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)  # its task, if so
+    _alarm: float = attrs.field(default=math.inf, init=False)  # when the task is to wake
+
+    @property
+    def tasks_waiting_send(self) -> int:
+        """How many senders wait for room here."""
+        return 0 if self._queue is None else self._queue.length
+
+    def __attrs_post_init__(self) -> None:
+        self.interests = [self.interest]
+
+    # The task
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Do what can wait, until the subscription is closed."""
+        # Not in pieces, nor with a parking lot: an idle subscription takes 1 KiB less like this.
+        try:
+            with self._scope:
+                while True:
+                    self.buffer.fit_held()
+                    self._sleeper = trio.lowlevel.current_task()
+                    if self._alarm == math.inf:
+                        await trio.lowlevel.wait_task_rescheduled(self._stop_sleeping)
+                    else:
+                        with trio.move_on_at(self._alarm):
+                            await trio.lowlevel.wait_task_rescheduled(self._stop_sleeping)
+                        self._look_after_waits()
+        finally:
+            if not self.closed:
+                self.core.close_bus()
+
+    def _stop_sleeping(self, _: object) -> trio.lowlevel.Abort:
+        # It doesn't sleep if the garbage collector has roused it between trio's decision to
+        # cancel it and this line.
+        slept, self._sleeper = self._sleeper, None
+        return trio.lowlevel.Abort.FAILED if slept is None else trio.lowlevel.Abort.SUCCEEDED
+
+    def _rouse(self) -> None:
+        """Have the task do what there is to do, if it sleeps."""
+        sleeper, self._sleeper = self._sleeper, None
+        if sleeper is not None:
+            trio.lowlevel.reschedule(sleeper)
+
+    def set_alarm(self, time: float) -> None:
+        """Have the task look after what lasts at this time at the latest."""
+        if time < self._alarm:
+            self._alarm = time
+            self._rouse()
+
+    def _look_after_waits(self) -> None:
+        now = self.core.clock()
+        if now < self._alarm:
+            return
+        self._alarm = math.inf
+        with self.core.notices:
+            self._end_loss_if_over(now)
+            self._look_after_senders(now)
+
+    def _look_after_senders(self, now: float) -> None:
+        queue = self._queue
+        if queue is None or (sender := queue.first()) is None:
+            return
+        if now >= max(sender.next_look, queue.next_look):
+            waited = now - sender.since
+            self.core.notices.add(SendersStalled(self, queue.length, waited))
+            sender.note_look(now)
+            queue.next_look = now + 1
+        if not self.core.senders.end_hopeless(now):
+            self.set_alarm(now + 1)
+        self._watch_senders(queue)
+
+    def _watch_senders(self, queue: Queue) -> None:
+        if (sender := queue.first()) is not None:
+            self.set_alarm(max(sender.next_look, queue.next_look))
+
+    # For the router
+
+    def deliver(self, events: list[Event]) -> None:
+        """Take in events that match, in order. The list belongs to the subscription."""
+        buffer = self.buffer
+        buffer.matched += len(events)
+        if self._queue is not None:
+            self._queue.coming = 0
+        if self.readers:
+            events = self._serve(events)
+        if events and not buffer.put(events):
+            self._put_what_fits(events)
+        if self.worker is not None:
+            self.worker.note_change()
+        if self.must_settle:
+            self.settle()
+
+    def _serve(self, events: list[Event]) -> list[Event]:
+        """Give events to the readers that wait, longest waiter first; returns the rest."""
+        # Nobody waits while something is in the buffer, so the order of events is kept.
+        readers, total, given = self.readers, len(events), 0
+        while given < total and readers:
+            share = -(-(total - given) // len(readers))  # none is to be idle
+            reader, _ = readers.popitem(last=False)
+            size = share if reader.max_size is None else min(share, reader.max_size)
+            reader.answer(events if size == total else events[given : given + size])
+            given += size
+        self.buffer.on_the_way += given
+        return events[given:]
+
+    def _put_what_fits(self, events: list[Event]) -> None:
+        buffer = self.buffer
+        dropped = buffer.dropped
+        self.core.notices.keep(buffer.put_what_fits(events))
+        if buffer.dropped > dropped:
+            self._lose(dropped)
+        elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0 and not self.closed:
+            if self._queue is None:
+                self._queue = Queue(self)
+            self.core.senders.stop(self, self._queue)
+            self.must_settle = True
+
+    def finish(self) -> None:
+        """Nothing more will be delivered: what is here stays readable, then the channel ends."""
+        self.buffer.end()
+        self._end_loss()
+        self._dismiss_readers()
+
+    # For readers
+
+    def take(self) -> Event[Any]:
+        """The next event.
+
+        Raises:
+          trio.WouldBlock: If there is none at the moment.
+          trio.EndOfChannel: If there will be none any more.
+          SubscriptionOverflowError: The same, and an overflow is the reason.
+          trio.ClosedResourceError: After `discard`.
+        """
+        try:
+            event = self.buffer.take()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise self._end() from None
+        if self.must_settle:
+            self.settle()
+        return event
+
+    def take_list(self, max_size: int | None) -> list[Event[Any]]:
+        """The next events, at least one and at most `max_size`. Raises as `take`."""
+        try:
+            events = self.buffer.take_list(max_size)
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise self._end() from None
+        if self.must_settle:
+            self.settle()
+        return events
+
+    def _end(self) -> Exception:
+        match self.buffer.end_reason:
+            case None:
+                return trio.EndOfChannel(f"{self.description()} has ended and everything was read")
+            case End.DISCARDED:
+                return trio.ClosedResourceError(
+                    f"the channel of {self.description()} was closed by its reader"
+                )
+            case End.OVERFLOW:
+                interest, size = self.interest, self.buffer.max_buffer_size
+                return SubscriptionOverflowError(
+                    f"{self.description()} ended because its buffer of {size} events was full",
+                    system=str(interest.system),
+                    kind=None if interest.kind is None else str(interest.kind),
+                    max_buffer_size=size,
+                )
+            case _ as never:
+                assert_never(never)
+
+    async def receive(self) -> Event[Any]:
+        """Take the next event, or wait for it. Raises as `take`, but for WouldBlock.
+
+        A checkpoint if it waits. Cancel-safe: if cancelled, no event was taken.
+        """
+        while True:
+            if self.closed or not self.buffer.is_empty:  # nearly every wait: an exception less
+                try:
+                    return self.take()  # noqa: ASYNC910  # the caller has had a checkpoint
+                except trio.WouldBlock:
+                    pass
+            if events := await self._wait(1):
+                return events[0]
+
+    async def receive_list(self, max_size: int | None) -> list[Event[Any]]:
+        """The same for at least one and at most `max_size` events."""
+        while True:
+            if self.closed or not self.buffer.is_empty:
+                try:
+                    return self.take_list(max_size)  # noqa: ASYNC910  # as above
+                except trio.WouldBlock:
+                    pass
+            if events := await self._wait(max_size):
+                # What came after them, before this turn, would be worth a turn of its own.
+                if max_size is None and not self.readers and not self.buffer.is_empty:
+                    events += self.take_list(None)
+                return events
+
+    async def _wait(self, max_size: int | None) -> list[Event[Any]]:
+        """Wait for events; there are none if the channel has ended."""
+        events = await Reader(max_size).wait(self.readers)
+        self.buffer.on_the_way -= len(events)
+        self.core.pace.restart()
+        return events
+
+    @trio.lowlevel.enable_ki_protection
+    def close(self) -> None:
+        """Match no event that is accepted from now on."""
+        if not self.closed:
+            with self.core.notices:
+                self.closed = True
+                self.core.inbox.post(Unsubscribe(self, tuple(self.interests), final=True))
+                self.open_among.pop(self, None)
+                self.core.senders.release(self)
+                self._scope.cancel()
+
+    @trio.lowlevel.enable_ki_protection
+    def discard(self) -> None:
+        """Want nothing more, not even what is here."""
+        if self.buffer.end_reason is not End.DISCARDED:
+            with self.core.notices:
+                self.core.notices.keep(self.buffer.discard())
+                self.close()
+                self._end_loss()
+                self._dismiss_readers()
+
+    # For people
+
+    def __repr__(self) -> str:
+        """The patterns, the fill, and what is unusual."""
+        buffer = self.buffer
+        facts = [f"{buffer.buffered}/{buffer.max_buffer_size} buffered"]
+        if buffer.held:
+            facts.append(f"{len(buffer.held)} held")
+        if buffer.dropped:
+            facts.append(f"{buffer.dropped} dropped")
+        if self.closed:
+            facts.append("closed")
+        return f"{self._patterns()} {', '.join(facts)}"
+
+    def description(self) -> str:
+        """Which subscription this is, and who made it."""
+        return f"subscription {self._patterns()} (subscribed at {self.origin})"
+
+    def _patterns(self) -> str:
+        return ", ".join(map(str, self.interests)) or "to nothing"
+
+    # What follows from a change
+
+    def settle(self) -> None:
+        """Let those act who wait for room, or need not wait for it any longer."""
+        buffer, senders = self.buffer, self.core.senders
+        with self.core.notices:
+            if self._loss is not None:
+                self._end_loss_if_over(self.core.clock())
+            buffer.fit_held()
+            if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
+                self._watch_senders(senders.full[self])
+            self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
+
+    def _dismiss_readers(self) -> None:
+        while self.readers:
+            reader, _ = self.readers.popitem(last=False)
+            reader.answer([])
+
+    def _lose(self, dropped_before: int) -> None:
+        """Count the loss, report it once an episode; and with `Overflow.CLOSE` that is the end."""
+        now = self.core.clock()
+        if self._loss is None:
+            self._loss = Loss(dropped_before, now)
+            self.must_settle = True
+            buffer = self.buffer
+            self.core.notices.add(LossBegan(self, buffer.unread, buffer.overflow.value))
+            self.set_alarm(now + _QUIET)
+        self._loss.latest = now
+        if self.buffer.end_reason is End.OVERFLOW:
+            self.close()
+
+    def _end_loss_if_over(self, now: float) -> None:
+        if self._loss is None:
+            return
+        if now < self._loss.latest + _QUIET:
+            self.set_alarm(self._loss.latest + _QUIET)
+        elif self.buffer.half_empty:
+            self._end_loss()
+
+    def _end_loss(self) -> None:
+        if self._loss is not None:
+            lost = self.buffer.dropped - self._loss.dropped_before
+            self._loss = None
+            self.core.notices.add(LossEnded(self, lost))

@@ -1,0 +1,240 @@
+"""The events that a subscription has matched and nobody has read yet, and what a full one does."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Any, assert_never, final
+
+import attrs
+import trio
+
+from .._event import Event
+
+
+class Overflow(enum.Enum):
+    """What happens to an event that a subscription matches while its buffer is full."""
+
+    BLOCK = "block"
+    """Nothing is lost: senders of events that the subscription matches wait."""
+
+    DROP_OLDEST = "drop_oldest"
+    """The oldest event in the buffer makes room. Senders never wait."""
+
+    DROP_INCOMING = "drop_incoming"
+    """The subscription does not get this event. Senders never wait."""
+
+    CLOSE = "close"
+    """The subscription ends. What is buffered stays readable. Senders never wait."""
+
+
+def check_count(name: str, value: object) -> None:
+    """Require a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+class End(enum.Enum):
+    """How a buffer ends, or will when all has been read."""
+
+    OVERFLOW = "it was full, and its policy is Overflow.CLOSE"
+    DISCARDED = "its reader wants no more"
+
+
+@final
+@attrs.define(eq=False)
+class Buffer:
+    """The bounded buffer of one subscription, and its counters.
+
+    A memory channel carries lists of events; the bound counts events. (One list for all that the
+    router has at a time is what makes fan-out cheap.) `held` are the events that didn't fit.
+
+    The law: matched = delivered + queued + dropped + discarded. What has left the buffer and was
+    neither dropped nor discarded was delivered, so `delivered` needs no counter of its own.
+    """
+
+    max_buffer_size: int
+    overflow: Overflow
+    matched: int = attrs.field(default=0, init=False)
+    dropped: int = attrs.field(default=0, init=False)
+    discarded: int = attrs.field(default=0, init=False)
+    on_the_way: int = attrs.field(default=0, init=False)  # to readers that waited for them
+    peak: int = attrs.field(default=0, init=False)  # of `buffered`
+    end_reason: End | None = attrs.field(default=None, init=False)
+    held: deque[Event] = attrs.field(factory=deque, init=False)
+    front: list[Event[Any]] = attrs.field(factory=list, init=False)
+    """The list that is being read, in reverse: the next event is its last. Always the same object,
+    from which a reader may pop when nothing has to follow from that."""
+
+    _stored: int = attrs.field(default=0, init=False)  # events in the memory channel
+    _complete: bool = attrs.field(default=False, init=False)  # nothing more will be put in
+    _tx: trio.MemorySendChannel[list[Event]] = attrs.field(init=False)
+    _rx: trio.MemoryReceiveChannel[list[Event]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # No list is empty, so the lists are never more than the events.
+        self._tx, self._rx = trio.open_memory_channel(self.max_buffer_size)
+
+    @property
+    def buffered(self) -> int:
+        """How many events are in the buffer, at most `max_buffer_size`."""
+        return self._stored + len(self.front)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to read."""
+        return not (self.front or self._stored or self.held)
+
+    @property
+    def unread(self) -> int:
+        """How many events can be read, including the held ones."""
+        return self.buffered + len(self.held)
+
+    @property
+    def room(self) -> int:
+        """How many more events fit; below zero by the number of those that are held."""
+        return self.max_buffer_size - self.unread
+
+    @property
+    def half_empty(self) -> bool:
+        """Whether the buffer is at most half full, which is where an episode of loss ends."""
+        return 2 * self.buffered <= self.max_buffer_size
+
+    @property
+    def delivered(self) -> int:
+        """How many events readers got."""
+        return self.matched - self.unread - self.on_the_way - self.dropped - self.discarded
+
+    def put(self, events: list[Event]) -> bool:
+        """Take in a list of events if there is room for them, and for more.
+
+        Returns:
+          Whether it did. The list then belongs to the buffer.
+        """
+        # Without `room` and `_append`, whose calls would double what this takes.
+        size = len(events)
+        buffered = self._stored + len(self.front) + size
+        if buffered >= self.max_buffer_size or self.held or self.end_reason is not None:
+            return False
+        self._tx.send_nowait(events)
+        self._stored += size
+        self.peak = max(self.peak, buffered)
+        return True
+
+    def put_what_fits(self, events: list[Event]) -> list[Event]:
+        """Take in a list of events, and do with those that don't fit what `overflow` says.
+
+        Returns:
+          Events that the buffer let go of. They are counted.
+        """
+        if self.end_reason is not None:
+            if self.end_reason is End.DISCARDED:
+                self.discarded += len(events)
+            else:
+                self.dropped += len(events)
+            return events
+        room = max(self.room, 0)
+        gone: list[Event] = []
+        match self.overflow:
+            case Overflow.BLOCK:
+                fitting = events[:room]
+                self.held.extend(events[room:])
+            case Overflow.DROP_OLDEST:
+                fitting = events[-self.max_buffer_size :]
+                gone = events[: len(events) - len(fitting)]
+                for _ in range(self.buffered + len(fitting) - self.max_buffer_size):
+                    gone.append(self.take())
+            case Overflow.DROP_INCOMING | Overflow.CLOSE:
+                fitting, gone = events[:room], events[room:]
+                if gone and self.overflow is Overflow.CLOSE:
+                    self.end_reason = End.OVERFLOW
+            case _ as never:
+                assert_never(never)
+        self.dropped += len(gone)
+        if fitting:
+            self._append(fitting)
+        return gone
+
+    def take(self) -> Event:
+        """The next event.
+
+        Raises:
+          trio.WouldBlock: If there is none at the moment.
+          trio.EndOfChannel: If there will be none any more.
+          trio.ClosedResourceError: After `discard`.
+        """
+        front = self.front
+        if not front:
+            self._fill_front()
+        return front.pop()
+
+    def take_list(self, max_size: int | None) -> list[Event]:
+        """The next events, at least one; at most `max_size` if it is not None. Raises as `take`."""
+        front = self.front
+        if max_size is None and not front:  # nearly always: no list is turned around
+            events = self._receive()
+            while self._stored:
+                events += self._receive()
+            return events
+        if not front:
+            self._fill_front()
+        events = front[: -1 - max_size : -1] if max_size is not None else front[::-1]
+        del front[len(front) - len(events) :]
+        while self._stored and (max_size is None or len(events) < max_size):
+            events += self._receive()
+        if max_size is not None and len(events) > max_size:
+            front += events[: max_size - 1 : -1]
+            del events[max_size:]
+        return events
+
+    def fit_held(self) -> None:
+        """Put as many of the held events into the channel as there is room for."""
+        held = self.held
+        fitting = [
+            held.popleft() for _ in range(min(len(held), self.max_buffer_size - self.buffered))
+        ]
+        if fitting:
+            self._append(fitting)
+            if self._complete and not held:
+                self._tx.close()
+
+    def end(self) -> None:
+        """Nothing more will be put in; what is here stays readable, then the channel ends."""
+        self._complete = True
+        if not self.held:
+            self._tx.close()
+
+    def discard(self) -> list[Event]:
+        """Nothing more will be read: what is here, and what comes, is discarded.
+
+        Returns:
+          The events that the buffer let go of.
+        """
+        self.end_reason = End.DISCARDED
+        gone = [*self.front, *self.held]
+        while self._stored:
+            gone += self._receive()
+        self.discarded += len(gone)
+        self.front.clear()
+        self.held.clear()
+        self._rx.close()
+        return gone
+
+    def _fill_front(self) -> None:
+        events = self._receive()
+        events.reverse()  # before anybody can see it
+        self.front += events
+
+    def _append(self, events: list[Event]) -> None:
+        self._tx.send_nowait(events)
+        self._stored += len(events)
+        self.peak = max(self.peak, self.buffered)
+
+    def _receive(self) -> list[Event]:
+        if self.held and not self._stored:
+            self.fit_held()
+        events = self._rx.receive_nowait()
+        self._stored -= len(events)
+        return events

@@ -1,0 +1,73 @@
+"""Which waits can never end. Pure: a graph of waits in, a verdict out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Final, TypeVar
+
+TaskT = TypeVar("TaskT", bound=Hashable)
+PlaceT = TypeVar("PlaceT", bound=Hashable)
+
+_DOUBLES_UNTIL: Final = 64  # seconds
+_THEN_EVERY: Final = 60  # seconds
+
+
+def next_look(waited: float) -> float:
+    """How long a wait has lasted when it is looked at next: 1, 2, 4 … 64 seconds, then 60 more.
+
+    Args:
+      waited: How many seconds it has lasted.
+    """
+    if waited < 1:
+        return 1
+    if waited < _DOUBLES_UNTIL:
+        return math.ldexp(1, math.frexp(waited)[1])  # the next power of two
+    return _DOUBLES_UNTIL + _THEN_EVERY * ((waited - _DOUBLES_UNTIL) // _THEN_EVERY + 1)
+
+
+def hopeless_waits(
+    waits: Mapping[TaskT, PlaceT],
+    enders: Mapping[PlaceT, Collection[TaskT]],
+    candidates: Iterable[TaskT],
+) -> list[TaskT]:
+    """Which waits to end, because nothing else will.
+
+    A wait is hopeless if every task that could end it waits itself, and is hopeless, too. When one
+    of them is ended, its task goes on and may end others. So the candidates are taken in order, and
+    those that may go on after the ones before them were ended are left alone.
+
+    Linear in the number of waits and of enders.
+
+    Args:
+      waits: Each task that waits and won't give up, with the place where it does.
+      enders: Each place, with the tasks that could end a wait there. If a place is missing, or has
+        none, that is not known: then there is hope.
+      candidates: Tasks whose waits may be ended.
+    """
+    waiting: dict[PlaceT, list[TaskT]] = {}
+    for task, place in waits.items():
+        waiting.setdefault(place, []).append(task)
+    ended_by: dict[TaskT, list[PlaceT]] = {}
+    hopeful = []
+    for place in waiting:
+        tasks = enders.get(place, ())
+        if not tasks or any(task not in waits for task in tasks):
+            hopeful.append(place)
+        for task in tasks:
+            ended_by.setdefault(task, []).append(place)
+
+    def spread() -> None:
+        """Where a wait may end, those who wait there can go on and end others."""
+        while hopeful:
+            for task in waiting.pop(hopeful.pop(), ()):
+                hopeful.extend(ended_by.pop(task, ()))
+
+    spread()
+    verdict = []
+    for task in candidates:
+        if task in waits and waits[task] in waiting:
+            verdict.append(task)
+            hopeful.extend(ended_by.pop(task, ()))
+            spread()
+    return verdict

@@ -1,0 +1,342 @@
+"""The sends that wait: who waits where, first come, first served."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterator, Set
+from typing import Final, Protocol, final
+
+import trio
+
+from .._errors import DeadlockError
+from .._event import Event
+from .._names.interest import Interest
+from .._names.routing import RoutingTable
+from .deadlock import hopeless_waits, next_look
+from .inbox import Inbox, Recipient
+from .readers import KnownReaders
+
+_SOON: Final = 600.0
+"""Seconds. A deadline beyond that, such as one around a whole program, is as good as none."""
+
+
+@final
+class Sender:
+    """A send that is waiting for room."""
+
+    __slots__ = (
+        "_deadline",
+        "_error",
+        "event",
+        "next_look",
+        "passed",
+        "queue",
+        "since",
+        "task",
+        "ticket",
+    )
+
+    def __init__(self, event: Event, ticket: int, since: float) -> None:
+        self.event = event
+        self.ticket = ticket
+        """Its place in the order of arrival, which it keeps when it goes to another queue."""
+
+        self.task = trio.lowlevel.current_task()
+        self.since = since
+        """When it began to wait, on trio's clock."""
+
+        self.next_look = since + next_look(0)
+        """When it is to be reported that it waits, on trio's clock."""
+
+        self.queue: Queue | None = None
+        """Where it waits; None when it doesn't any more."""
+
+        self.passed: Set[Queue] = frozenset()
+        """Where it has had its turn, and only another queue stood in its way."""
+
+        self._deadline = trio.current_effective_deadline()
+        self._error: Exception | None = None
+
+    def note_look(self, now: float) -> None:
+        """It has been reported that it waits."""
+        following = self.since + next_look(now - self.since)
+        self.next_look = max(following, math.nextafter(now, math.inf))  # however coarse the clock
+
+    def gives_up(self, now: float) -> bool:
+        """Whether the wait ends by itself, and soon enough to wait for that."""
+        # A deadline that has passed and did not end it must have been moved.
+        return now <= self._deadline < self.since + _SOON
+
+    async def wait(self, queue: Queue) -> None:
+        """Wait until the event has been accepted, or raise.
+
+        A checkpoint, always. Cancel-safe: if cancelled, the event wasn't accepted.
+        """
+        queue.add(self)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        except BaseException:
+            self._leave()  # if trio had no room on the stack, this has yet to be done
+            raise
+        finally:
+            del self.event, self.task  # the queue may keep this for a while
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback refers to this frame
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        # As in `Reader`: if it has left, the task goes on already.
+        return trio.lowlevel.Abort.SUCCEEDED if self._leave() else trio.lowlevel.Abort.FAILED
+
+    def _leave(self) -> bool:
+        queue, self.queue = self.queue, None
+        if queue is not None:
+            queue.length -= 1
+        return queue is not None
+
+    def move(self, queue: Queue) -> None:
+        """Leave the present queue for another one."""
+        self._leave()
+        queue.add(self)
+
+    def wake(self, error: Exception | None) -> None:
+        """Let the task go on: the event has been accepted, or there is an error to raise."""
+        self._leave()
+        self._error = error
+        trio.lowlevel.reschedule(self.task)
+
+
+class Owner(Protocol):
+    """A subscription that senders wait for."""
+
+    interest: Interest
+    """What it was made to match."""
+
+    known_readers: KnownReaders
+    """The tasks that can make room, as far as anybody knows."""
+
+    def description(self) -> str:
+        """Its patterns, and the line that subscribed."""
+
+    def set_alarm(self, time: float) -> None:
+        """Have its task look after the senders at this time at the latest."""
+
+
+@final
+class Queue:
+    """The sends that wait at one place: for room in the inbox, or in one subscription."""
+
+    __slots__ = ("_heap", "coming", "length", "next_look", "owner")
+
+    def __init__(self, owner: Owner | None) -> None:
+        self.owner = owner
+        """The subscription that they wait for, or None if it is the inbox."""
+
+        self.length = 0
+        """How many wait."""
+
+        self.coming = 0
+        """Events that were let in for the room that there was, and are still to be delivered."""
+
+        self.next_look = -math.inf
+        """When it may be looked at again: no more than once a second."""
+
+        # By ticket. Those that have left are still in it, until they come first or are too many.
+        self._heap: list[tuple[int, Sender]] = []
+
+    def add(self, sender: Sender) -> None:
+        """Let a sender wait here, behind those that came before it."""
+        if len(self._heap) > 2 * self.length + 8:
+            self._heap = [(other.ticket, other) for other in self]
+        sender.queue = self
+        self.length += 1
+        if self.owner is not None:
+            self.owner.set_alarm(max(sender.next_look, self.next_look))
+        heapq.heappush(self._heap, (sender.ticket, sender))
+
+    def first(self) -> Sender | None:
+        """The sender that came first, or None if nobody waits."""
+        heap = self._heap
+        while heap and heap[0][1].queue is not self:
+            heapq.heappop(heap)
+        return heap[0][1] if heap else None
+
+    def __iter__(self) -> Iterator[Sender]:
+        """Those that wait, in the order of their arrival."""
+        waiting = (sender for _, sender in sorted(self._heap) if sender.queue is self)
+        return iter(dict.fromkeys(waiting))  # one that went and came back is in the heap twice
+
+
+@final
+class Senders:
+    """The gate before the inbox.
+
+    A sender waits at one queue at a time. When its turn comes and another queue stops it, it goes
+    on to that one, at the place that its arrival gives it.
+    """
+
+    __slots__ = ("_clock", "_inbox", "_next_verdict", "_table", "_tickets", "for_inbox", "full")
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        table: RoutingTable[Recipient],
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._inbox = inbox
+        self._table = table
+        self._clock = clock
+        self._tickets = itertools.count()
+        self._next_verdict = -math.inf
+
+        self.for_inbox = Queue(None)
+        """The senders that wait for room in the inbox."""
+
+        self.full: dict[Recipient, Queue] = {}
+        """The recipients that stop senders: those without room, and those for whose room somebody
+        already waits, so that no newcomer goes first."""
+
+    def __len__(self) -> int:
+        return self.for_inbox.length + sum(queue.length for queue in self.full.values())
+
+    def obstacle(self, event: Event, sender: Sender | None = None) -> Queue | None:
+        """Where the sender of this event has to wait, or None if it may go on."""
+        if self._inbox.used >= self._inbox.size:
+            return self.for_inbox
+        if self.full:
+            # Peek, so that a send that is cancelled leaves no remembered route behind.
+            for recipient in self._table.peek(event.system, event.kind).recipients(event.path):
+                queue = self.full.get(recipient)
+                if queue is not None and not _has_passed(sender, queue):
+                    return queue
+        return None
+
+    async def wait(self, event: Event, queue: Queue) -> None:
+        """Wait until nothing stops the event and it has been accepted.
+
+        A checkpoint, always. Cancel-safe: if cancelled, the event wasn't accepted.
+
+        Raises:
+          BusClosedError: If the bus is closed meanwhile. The event wasn't accepted.
+          DeadlockError: If the wait could never end. The event wasn't accepted.
+        """
+        await Sender(event, next(self._tickets), self._clock()).wait(queue)
+
+    def stop(self, recipient: Recipient, queue: Queue) -> None:
+        """Stop senders of events that the recipient matches: it has no room."""
+        self.full[recipient] = queue
+
+    def make_room(self, recipient: Recipient, room: int) -> bool:
+        """Let in senders that wait for a recipient, as many as it has room for.
+
+        Returns:
+          Whether it still stops senders, because some wait for it.
+        """
+        queue = self.full.pop(recipient)
+        queue.coming += self.let_in(queue, room - queue.coming)
+        if queue.length:
+            self.full[recipient] = queue
+        return queue.length > 0
+
+    def release(self, recipient: Recipient) -> None:
+        """A recipient stops nobody any more: let in all that wait for it."""
+        queue = self.full.pop(recipient, None)
+        if queue is not None:
+            self.let_in(queue, queue.length)
+
+    def let_in(self, queue: Queue, room: int) -> int:
+        """Let in at most `room` senders, first come, first served; returns how many.
+
+        A sender that another queue stops goes on waiting there.
+        """
+        let_in = 0
+        while let_in < room and (sender := queue.first()) is not None:
+            obstacle = self.obstacle(sender.event, sender)
+            if obstacle is queue:
+                break
+            let_in += self._go_on(sender, obstacle)
+        return let_in
+
+    def reconsider(self, recipient: Recipient) -> None:
+        """A recipient matches less than before: let in those that wait for it without need."""
+        for sender in self.full.get(recipient, ()):
+            obstacle = self.obstacle(sender.event, sender)
+            if obstacle is not sender.queue:
+                self._go_on(sender, obstacle)
+
+    def _go_on(self, sender: Sender, obstacle: Queue | None) -> bool:
+        """Let a sender in, or go on to the queue that stops it; returns whether it was let in."""
+        if obstacle is None:
+            self._inbox.post(sender.event)
+            sender.wake(None)
+            return True
+        if sender.queue is not None and sender.queue is not self.for_inbox:
+            sender.passed |= {sender.queue}
+        sender.move(obstacle)
+        return False
+
+    def dismiss(self) -> None:
+        """Refuse the senders that may no longer use the bus."""
+        for sender in [s for queue in (self.for_inbox, *self.full.values()) for s in queue]:
+            if self._inbox.closed or not self._inbox.admitted(sender.task):
+                error = "the bus was closed while this waited for room; the event was not sent"
+                sender.wake(self._inbox.closed_error(error))
+
+    def end_hopeless(self, now: float) -> bool:
+        """Refuse the senders whose wait can never end, if they have waited for a second.
+
+        Returns:
+          False if it is too early: as this looks at all that wait, once a second is enough.
+        """
+        if now < self._next_verdict:
+            return False
+        self._next_verdict = now + 1
+        places = {queue: queue.owner for queue in self.full.values() if queue.owner is not None}
+        senders = {s.task: s for queue in places for s in queue if not s.gives_up(now)}
+        verdict = hopeless_waits(
+            {task: queue for task, s in senders.items() if (queue := s.queue) is not None},
+            {
+                queue: tuple(owner.known_readers)
+                for queue, owner in places.items()
+                if not owner.known_readers.unknown
+            },
+            [
+                sender.task
+                for sender in sorted(senders.values(), key=lambda sender: sender.ticket)
+                if now >= sender.since + next_look(0)
+            ],
+        )
+        for sender in map(senders.__getitem__, verdict):
+            assert sender.queue is not None
+            assert sender.queue.owner is not None
+            owner = sender.queue.owner
+            of_its_own = list(owner.known_readers) == [sender.task]
+            sender.wake(_deadlock_error(sender.event, owner, of_its_own=of_its_own))
+        return True
+
+
+def _deadlock_error(event: Event, owner: Owner, *, of_its_own: bool) -> DeadlockError:
+    interest = owner.interest
+    readers = "its only reader is the sender itself" if of_its_own else "all its readers wait, too"
+    return DeadlockError(
+        f"sending to {event.system!r} would wait forever: {owner.description()} is full, and "
+        f"{readers}",
+        system=str(interest.system),
+        kind=None if interest.kind is None else str(interest.kind),
+    )
+
+
+def _has_passed(sender: Sender | None, queue: Queue) -> bool:
+    """Whether a sender has waited long enough for a subscription that is full again.
+
+    It has when it had its turn there, and nobody waits there now who came before. Otherwise two
+    that are always full could send it back and forth forever. What doesn't fit is held.
+    """
+    if sender is None or queue not in sender.passed:
+        return False
+    first = queue.first()
+    return first is None or first.ticket > sender.ticket

@@ -1,0 +1,104 @@
+"""What an actor may do: the policy is asked, and what a stable one said is remembered."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from .errors import PolicyDeniedError
+from .pattern import Pattern
+from .policy import Action, Policy
+
+_MAX_REMEMBERED: Final = 4096
+
+
+@final
+class _Answers:
+    """Whether each actor may send to each system, as a stable policy answered."""
+
+    __slots__ = ("_by_actor", "_size")
+
+    def __init__(self) -> None:
+        self._by_actor: dict[str, dict[str, bool]] = {}
+        self._size = 0
+
+    def get(self, actor: str, system: str) -> bool | None:
+        answers = self._by_actor.get(actor)
+        return None if answers is None else answers.get(system)
+
+    def remember(self, actor: str, system: str, allowed: bool) -> None:
+        if self._size >= _MAX_REMEMBERED:
+            self._by_actor.clear()
+            self._size = 0
+        answers = self._by_actor.setdefault(actor, {})
+        if system not in answers:  # the policy may have used the bus itself
+            self._size += 1
+        answers[system] = allowed
+
+
+@final
+class Permits:
+    """Asks the policy of a bus on behalf of one actor.
+
+    The policy may do what it likes with the bus while it is asked, so nothing may have happened
+    before, and what was true before has to be checked again.
+
+    Args:
+      policy: The policy; None allows everything.
+      actor: The name of the actor, a plain text.
+    """
+
+    __slots__ = ("_answers", "actor", "policy")
+
+    def __init__(self, policy: Policy | None, actor: str, answers: _Answers | None = None) -> None:
+        self.policy = policy
+        self.actor = actor
+        self._answers = _Answers() if answers is None else answers
+
+    def for_actor(self, actor: str) -> Permits:
+        """Those of another actor, asked of the same policy."""
+        return Permits(self.policy, actor, self._answers)
+
+    def check_send(self, system: str) -> None:
+        """Require that the actor may send to a system.
+
+        Raises:
+          PolicyDeniedError: If it may not.
+        """
+        if self.policy is None:
+            return
+        stable = getattr(self.policy, "stable", False)
+        allowed = self._answers.get(self.actor, system) if stable else None
+        if allowed is None:
+            allowed = self._ask(Action.SEND, system)
+            if stable:
+                self._answers.remember(self.actor, system, allowed)
+        if not allowed:
+            raise self._denied(Action.SEND, system)
+
+    def check_subscribe(self, system_pattern: Pattern) -> None:
+        """Require that the actor may subscribe to all systems that a pattern matches.
+
+        Raises:
+          PolicyDeniedError: If it may not.
+        """
+        if not self._ask(Action.SUBSCRIBE, str(system_pattern)):
+            raise self._denied(Action.SUBSCRIBE, str(system_pattern))
+
+    def _ask(self, action: Action, system: str) -> bool:
+        if self.policy is None:
+            return True
+        allowed: object = self.policy.allows(self.actor, action, system)
+        if not isinstance(allowed, bool):  # a coroutine is true, too
+            raise TypeError(f"Policy.allows must return a bool, not {allowed!r}")
+        return allowed
+
+    def _denied(self, action: Action, system: str) -> PolicyDeniedError:
+        verb = "send to" if action is Action.SEND else "subscribe to"
+        explain = getattr(self.policy, "explain", None)
+        reason = f": {explain(self.actor, action, system)}" if callable(explain) else ""
+        return PolicyDeniedError(
+            f"actor {self.actor!r} may not {verb} {system!r} ({action}){reason}",
+            actor=self.actor,
+            action=action,
+            system=system,
+        )

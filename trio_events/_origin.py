@@ -1,0 +1,28 @@
+"""Which line of an application called."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+_OWN = (__package__, "contextlib")  # the latter calls `expect`
+
+
+def caller() -> str:
+    """The file and line of the innermost frame outside this package, as `"file:line"`.
+
+    It is `"unknown"` if trio called, as it does for `nursery.start_soon(bus.subscribe, ...)` or
+    from a thread: then no frame of the application is to be found.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _package_of(frame) in _OWN:
+        frame = frame.f_back
+    if frame is None or _package_of(frame) == "trio":
+        return "unknown"
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return sys.intern(place)  # one text for all subscriptions that come from there
+
+
+def _package_of(frame: FrameType) -> str:
+    name = frame.f_globals.get("__name__")  # code that was given to `exec` may have anything there
+    return name.partition(".")[0] if isinstance(name, str) else ""

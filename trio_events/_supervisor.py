@@ -1,0 +1,218 @@
+"""Opening an event bus: the supervisor that owns every task of it, and what leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, NoReturn, final
+
+import attrs
+import trio
+
+from ._bus import ANYBODY, EventBus, current_bus
+from ._core.buffer import check_count
+from ._core.pace import Pace
+from ._core.router import Router
+from ._errors import NoBusError
+from ._handlers.calling import DeadLetterHook
+from ._handlers.registration import is_async
+from ._handlers.staff import Staff
+from ._handlers.supervision import check_seconds, is_cancelled
+from ._names.permits import Permits
+from ._names.policy import Policy
+
+
+@final
+@attrs.frozen
+class Options:
+    """What `open_event_bus` was called with, checked."""
+
+    policy: Policy | None
+    inbox_size: int
+    checkpoint_every: int
+    max_subscriptions: int
+    drain_timeout: float
+    on_dead_letter: DeadLetterHook | None
+
+    def __attrs_post_init__(self) -> None:
+        policy: object = self.policy
+        if policy is not None and not callable(getattr(policy, "allows", None)):
+            raise TypeError(
+                "policy must have a method allows(actor, action, system), such as RulePolicy([...])"
+                f" has, and {policy!r} has none"
+            )
+        check_count("inbox_size", self.inbox_size)
+        check_count("checkpoint_every", self.checkpoint_every)
+        check_count("max_subscriptions", self.max_subscriptions)
+        check_seconds("drain_timeout", self.drain_timeout)
+        hook = self.on_dead_letter
+        if hook is not None and (not callable(hook) or is_async(hook)):
+            raise TypeError(f"on_dead_letter must be a plain function, not {hook!r}")
+
+
+def open_event_bus(
+    *,
+    policy: Policy | None = None,
+    inbox_size: int = 256,
+    checkpoint_every: int = 64,
+    max_subscriptions: int = 4096,
+    drain_timeout: float = 10.0,
+    on_dead_letter: DeadLetterHook | None = None,
+) -> AbstractAsyncContextManager[EventBus]:
+    """Open an event bus for the block, and for all tasks that are started in it.
+
+    Leaving the block normally closes the bus as `EventBus.close` does: it waits for handlers to
+    finish what they have, and does not wait for readers. Leaving it by an exception cancels
+    everything that belongs to the bus; what handlers had not finished is logged. But if the bus
+    is closing already, and the exception is the `BusClosedError` that this leads to, handlers
+    finish first. A single exception leaves as itself, not wrapped in a group. Entering is not a
+    checkpoint, leaving is.
+
+    Args:
+      policy: Who may send and subscribe to which systems; None allows everything.
+      inbox_size: How many events may wait to be routed before senders wait.
+      checkpoint_every: How many operations on the bus there may be before one gives other
+        tasks a turn; 1 is trio's usual rule. A checkpoint costs ten times what routing an event
+        costs.
+      max_subscriptions: How many subscriptions may be open at a time.
+      drain_timeout: How many seconds the handlers have to finish what they have when the bus is
+        closed. Then they are cancelled, and what is left is counted and logged.
+      on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
+        has failed for good. What it raises leaves through the supervisor.
+
+    Raises:
+      TypeError: If a number is not one, `on_dead_letter` not a plain function, or `policy` has no
+        method `allows`.
+      ValueError: If a number is less than 1, or `drain_timeout` less than 0.
+      NoBusError: When the block is entered, if trio is not running.
+    """
+    return _Opening(
+        Options(
+            policy,
+            inbox_size,
+            checkpoint_every,
+            max_subscriptions,
+            drain_timeout,
+            on_dead_letter,
+        )
+    )
+
+
+@final
+class _Opening(AbstractAsyncContextManager[EventBus, None]):
+    """What `open_event_bus` returns. It protects entering and leaving from Ctrl-C.
+
+    An interrupt in the middle of contextlib's own code would leave the nursery open.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._manager = _supervise(options)
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> EventBus:
+        if not trio.lowlevel.in_trio_run():
+            raise NoBusError(
+                "an event bus needs trio: start the program with trio.run(main), not asyncio.run"
+            )
+        return await self._manager.__aenter__()
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._manager.__aexit__(exc_type, exc_value, traceback)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"open_event_bus() is not an event bus yet, so it has no {name!r}: write "
+            "`async with open_event_bus() as bus:`"
+        )
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
+    body_error: BaseException | None = None
+    postponed: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            trio_token = trio.lowlevel.current_trio_token()
+            router = Router(options.inbox_size, Pace(options.checkpoint_every), trio_token)
+            staff = Staff(nursery, router, options.drain_timeout)
+            nursery.start_soon(router.run, name="trio_events router")
+            bus = EventBus._create(
+                router,
+                nursery,
+                staff,
+                Permits(options.policy, ANYBODY),
+                trio_token,
+                options.max_subscriptions,
+                options.on_dead_letter,
+            )
+            token = current_bus.set(bus)
+            try:
+                yield bus
+            except BaseException as error:
+                if staff.draining and _is_own(error, router):
+                    postponed = error  # the handlers finish first
+                else:
+                    body_error = error
+                    nursery.cancel_scope.cancel()  # or handlers that wait in `send` would fail, too
+                    router.close()
+                    raise
+            else:
+                bus.close()
+            finally:
+                current_bus.reset(token)
+    except BaseExceptionGroup as group:
+        cause = _cause(group, body_error, postponed)
+        if cause is group:
+            raise
+        try:
+            _raise_as_it_was(cause)
+        finally:
+            del body_error, postponed, cause  # no reference cycles
+    if postponed is not None:
+        try:
+            _raise_as_it_was(postponed)
+        finally:
+            del postponed
+
+
+def _cause(
+    group: BaseExceptionGroup[BaseException],
+    body_error: BaseException | None,
+    postponed: BaseException | None,
+) -> BaseException:
+    """The one exception that a group of the supervisor's nursery is about, or else a group."""
+    # Cancelled comes from the actors, too, and says nothing beside another exception.
+    errors = [error for error in group.exceptions if not is_cancelled(error)]
+    if postponed is not None:
+        return BaseExceptionGroup(group.message, [*errors, postponed])
+    if len(errors) > 1 or (not errors and body_error is None):
+        return group
+    if errors and (body_error is None or is_cancelled(body_error)):
+        return errors[0]
+    assert body_error is not None
+    return body_error  # rather than `errors[0]`, which is a copy of it if it is a group
+
+
+def _raise_as_it_was(error: BaseException) -> NoReturn:
+    """Raise an error that was raised before, and don't make what is handled now its context."""
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error, context  # no reference cycle
+
+
+def _is_own(error: BaseException, router: Router) -> bool:
+    """Whether this is nothing but the error of a closed bus, or many of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_own(member, router) for member in error.exceptions)
+    return router.inbox.has_raised(error)
