@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import examples
 from trio_events import ExactPath, InvalidPatternError, open_event_bus
 from trio_events._names.interest import Interest
 from trio_events._names.pattern import path_filter
 from trio_events._names.routing import RoutingTable
+
+from .strategies import examples
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import reference
-from tests.names.odd_texts import Impostor, Liar, Member, NoRepr
-from tests.strategies import examples, shown, small_names, small_patterns
 from trio_events import (
     ExactPath,
     InvalidEventError,
@@ -22,6 +19,10 @@ from trio_events import (
 )
 from trio_events._names.interest import Interest
 from trio_events._names.pattern import path_filter, plain_name, plain_path
+
+from . import reference
+from .odd_texts import Impostor, Liar, Member, NoRepr
+from .strategies import examples, shown, small_names, small_patterns
 
 
 @examples(200)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.names.odd_texts import Liar, Member
-from tests.reference import matches, names_up_to
-from tests.steps import count_lines
-from tests.strategies import examples, small_patterns
 from trio_events import Action, Allow, Deny, Pattern, RulePolicy
+
+from ..steps import count_lines
+from .odd_texts import Liar, Member
+from .reference import matches, names_up_to
+from .strategies import examples, small_patterns
 
 SEND, SUBSCRIBE = Action.SEND, Action.SUBSCRIBE
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.steps import count_lines
-from tests.strategies import examples, small_names, small_patterns
 from trio_events import ExactPath
 from trio_events._names.interest import Interest
 from trio_events._names.routing import Route, RoutingTable
+
+from ..steps import count_lines
+from .strategies import examples, small_names, small_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

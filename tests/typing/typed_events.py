@@ -76,18 +76,19 @@ async def with_all_options(bus: EventBus) -> None:
         "order.*",
         path="/orders/*",
         data=Order,
-        check_data=True,
         max_buffer_size=10,
         overflow=Overflow.CLOSE,
     ) as subscription:
         assert_type(subscription, Subscription[Order])
-    assert_type(await events.subscribe("orders", data=Order, check_data=True), Subscription[Order])
+    assert_type(
+        await events.subscribe("orders", data=Order),
+        Subscription[Order],
+    )
     assert_type(await events.subscribe("orders", path="/x"), Subscription[object])
     assert_type(await bus.subscribe("orders", data=int), Subscription[int])
 
 
 async def what_is_checked_must_be_said(bus: EventBus) -> None:
-    await bus.subscribe("orders", check_data=True)  # type: ignore[call-overload]  # of which type?
     await bus.subscribe("orders", data=1)  # type: ignore[call-overload]  # no type
 
 
