@@ -118,6 +118,11 @@ class RoutingMachine(RuleBasedStateMachine):
     def add_to_an_item(self, interest: Interest, data: st.DataObject) -> None:
         self._add(data.draw(st.sampled_from(list(self.model.items))), interest)
 
+    @precondition(lambda self: self.next_item)
+    @rule(interest=_interests, data=st.data())
+    def add_an_item_that_was_there_before(self, interest: Interest, data: st.DataObject) -> None:
+        self._add(data.draw(st.integers(0, self.next_item - 1)), interest)
+
     def _add(self, item: int, interest: Interest) -> None:
         if interest in self.model.items.get(item, []):
             with pytest.raises(ValueError, match="has been added"):
@@ -251,6 +256,30 @@ def test_the_place_of_an_item_is_that_of_its_first_interest() -> None:
     assert table.match("a", "k").items == ("second",)
     table.add("first", interest("**"))
     assert table.match("a", "k").items == ("first", "second")
+
+
+def test_an_item_that_was_removed_and_added_again_goes_to_the_end() -> None:
+    table = RoutingTable[str]()
+    for item in "xyz":
+        table.add(item, interest("**"))
+    assert table.match("a", "k").items == ("x", "y", "z")
+    table.remove("x", interest("**"))
+    table.add("x", interest("**"))
+    assert table.match("a", "k").items == ("y", "z", "x")
+
+
+def test_an_item_with_many_interests_is_found_while_one_of_them_matches() -> None:
+    table = RoutingTable[str]()
+    wanted = [interest(f"**.{letter}.**") for letter in "abcdefgh"]
+    names = [".".join("abcdefgh"[n:]) for n in range(8)]
+    table.add("y", interest("**"))
+    for one in wanted:
+        assert table.match("h", "k").items == ("y",)
+        table.add("x", one)
+    for gone, one in enumerate(wanted):
+        assert all(table.match(name, "k").items == ("y", "x") for name in names[gone:])
+        table.remove("x", one)
+    assert table.match("h", "k").items == ("y",)
 
 
 def test_the_same_interest_twice_is_refused_and_changes_nothing() -> None:

@@ -437,8 +437,8 @@ class RoutingTable(Generic[T]):
         if change.interest.path is not None:
             if change.index is None:
                 return False
-            others = tuple(index for index in route.by_path if index is not change.index)
-            route.by_path = others if change.index.is_bare else (*others, change.index)
+            indexes = tuple(index for index in route.by_path if index is not change.index)
+            route.by_path = indexes if change.index.is_bare else (*indexes, change.index)
             return True
         item = cast("T", change.item)
         interests = self._interests.get(item, {})
@@ -448,14 +448,13 @@ class RoutingTable(Generic[T]):
             interest.path is None and interest.matches_names(route.system, route.kind)
             for interest in interests
         )
-        if wanted is not (item in route.items):
-            if wanted:
-                # An item that has gone has no place; its own change is still to come.
-                order = sorted((*route.items, item), key=lambda item: self._places.get(item, -1))
-                route.set_items(tuple(order))
-            else:
-                place = route.items.index(item)
-                route.set_items(route.items[:place] + route.items[place + 1 :])
+        place = route.items.index(item) if item in route.items else len(route.items)
+        others = route.items[:place] + route.items[place + 1 :]
+        if wanted:
+            # It may have been removed and added again, so its place may be new. Items that have
+            # gone have none: their own changes are still to come.
+            others = tuple(sorted((*others, item), key=lambda item: self._places.get(item, -1)))
+        route.set_items(others)
         return True
 
 
