@@ -80,6 +80,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
     `async for event in channel` ends when the subscription has ended and all has been read.
     """
 
+    _made_by: ClassVar = "Subscription.channel"
     _actor: SubscriptionActor
 
     @trio.lowlevel.enable_ki_protection
@@ -189,6 +190,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
 class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over events, for one task. See `EventChannel`."""
 
+    _made_by: ClassVar = "`async for` over an EventChannel"
     _actor: SubscriptionActor
     _pace: Pace
     # The buffer's list that is being read. It is None until the reader has been noted and its
@@ -220,6 +222,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
 class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over lists of events. See `EventChannel.batches`."""
 
+    _made_by: ClassVar = "EventChannel.batches"
     _actor: SubscriptionActor
     _max_size: int | None
 

@@ -182,7 +182,7 @@ _WILDCARDS_ELSEWHERE = {"#", "+", ">", "?"}
 _characters = _ODD_CHARACTERS | st.characters(exclude_characters="*()|.")
 _reserved = st.text(_characters, max_size=5).map("${}".format)
 _unreserved = st.text(_characters, min_size=1, max_size=6).filter(
-    lambda text: text[0] != "$" and text not in _WILDCARDS_ELSEWHERE
+    lambda text: text[0] not in "$/" and text not in _WILDCARDS_ELSEWHERE
 )
 _literals = st.one_of(_unreserved, _unreserved, _unreserved, _reserved)
 _alternations = st.lists(_literals, min_size=1, max_size=4).map(lambda all_: f"({'|'.join(all_)})")
