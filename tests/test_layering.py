@@ -17,7 +17,7 @@ LAYERS = [
     {"_names.interest", "_names.policy"},
     {"_names.routing", "_names.permits"},
     {"_core.deadlock", "_core.notices", "_core.pace", "_core.readers", "_core.buffer"},
-    {"_core.inbox"},
+    {"_core.inbox", "_core.door"},
     {"_core.senders"},
     {"_core.actor"},
     {"_core.router"},

@@ -74,10 +74,10 @@ def expecting(router: Router, permits: Permits, interest: Interest) -> EventChan
 
     Closing it is the caller's business.
     """
-    router.inbox.check_run()
-    router.inbox.check_open()
+    router.core.door.check_run()
+    router.core.door.check_open()
     permits.check_subscribe(interest.system)
-    router.inbox.check_open()  # whatever the policy has done
+    router.core.door.check_open()  # whatever the policy has done
     waiter = router.open_waiter(interest, caller(), _MAX_UNREAD)
     channel: EventChannel = EventChannel._create(waiter)
     return channel
@@ -126,7 +126,7 @@ async def request(
         # Then those have their turn who subscribe in this very moment.
         await trio.lowlevel.checkpoint()
         router.core.pace.restart()
-        router.inbox.check_open()
+        router.core.door.check_open()
         if not router.is_wanted(event.system, event.kind, event.path, besides=channel._actor):
             raise NoSubscribersError(
                 f"no subscriber for kind {event.kind!r} in system {event.system!r} at path "

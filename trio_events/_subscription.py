@@ -97,7 +97,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
           NoBusError: If this is called in another thread. Nothing was taken.
         """
         actor = self._actor
-        actor.core.inbox.check_here()
+        actor.core.door.check_here()
         actor.known_readers.note_current()
         await next(actor.core.pace.steps)()
         if actor.buffer.front and not actor.must_settle:  # as in `EventIterator`
@@ -115,7 +115,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
           SubscriptionOverflowError: As `receive`.
           NoBusError: As `receive`.
         """
-        self._actor.core.inbox.check_here()
+        self._actor.core.door.check_here()
         self._actor.known_readers.note_current()
         return self._actor.take()
 
@@ -147,7 +147,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         Raises:
           NoBusError: If this is called in another thread.
         """
-        self._actor.core.inbox.check_here()
+        self._actor.core.door.check_here()
         if not self._actor.core.notices.postpone(self._actor.discard):
             self._actor.discard()
 
@@ -204,7 +204,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     async def __anext__(self) -> Event[DataT_co]:
         front = self._front
         if front is None:
-            self._actor.core.inbox.check_here()
+            self._actor.core.door.check_here()
             self._actor.known_readers.note_current()
             front = self._front = self._actor.buffer.front
         await next(self._pace.steps)()
@@ -232,7 +232,7 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> list[Event[DataT_co]]:
         actor = self._actor
-        actor.core.inbox.check_here()
+        actor.core.door.check_here()
         actor.known_readers.note_current()
         if actor.closed or not actor.buffer.is_empty:  # otherwise it waits, or has just ended
             await trio.lowlevel.checkpoint()
@@ -327,11 +327,11 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           trio.ClosedResourceError: If the subscription was closed.
         """
         interest = Interest.of(system, kind, path)
-        inbox = self._router.inbox
-        inbox.check_here()
-        inbox.check_open()
+        door = self._router.core.door
+        door.check_here()
+        door.check_open()
         self._permits.check_subscribe(interest.system)
-        inbox.check_open()  # whatever the policy has done
+        door.check_open()  # whatever the policy has done
         self._check_open()
         if interest not in self._actor.interests:
             self._router.add_interest(self._actor, interest)
@@ -360,8 +360,8 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           trio.ClosedResourceError: If the subscription was closed.
         """
         interest = Interest.of(system, kind, path)
-        self._router.inbox.check_here()
-        self._router.inbox.check_open()
+        self._router.core.door.check_here()
+        self._router.core.door.check_open()
         self._check_open()
         if interest not in self._actor.interests:
             raise ValueError(f"{self!r} has not been added to {interest}")
@@ -382,7 +382,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         Raises:
           NoBusError: If this is called in another thread.
         """
-        self._router.inbox.check_here()
+        self._router.core.door.check_here()
         if not self._router.core.notices.postpone(self._actor.close):
             self._actor.close()
 

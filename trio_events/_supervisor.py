@@ -146,6 +146,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             nursery.start_soon(router.run, name="trio_events router")
             bus = EventBus._create(
                 router,
+                router.core,
                 nursery,
                 staff,
                 Permits(options.policy, ANYBODY),
@@ -215,4 +216,4 @@ def _is_own(error: BaseException, router: Router) -> bool:
     """Whether this is nothing but the error of a closed bus, or many of it."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_own(member, router) for member in error.exceptions)
-    return router.inbox.has_raised(error)
+    return router.core.door.has_raised(error)

@@ -257,8 +257,8 @@ class Core(RuleBasedStateMachine):
     @invariant()
     def the_bus_has_counted_right(self) -> None:
         assert self.router.accepted == self.accepted
-        assert len(self.router.inbox.messages) == self.messages
-        assert self.router.inbox.used == sum(isinstance(m, tuple) for m in self.inbox)
+        assert len(self.router.core.inbox.messages) == self.messages
+        assert self.router.core.inbox.used == sum(isinstance(m, tuple) for m in self.inbox)
         assert len(self.router.subscriptions) == sum(model.in_force for _, model in self.pairs)
 
     def teardown(self) -> None:

@@ -14,6 +14,7 @@ from .._errors import SubscriptionOverflowError
 from .._event import Event
 from .._names.interest import Interest
 from .buffer import Buffer, End, Overflow
+from .door import Door
 from .inbox import Inbox, Unsubscribe
 from .notices import LossBegan, LossEnded, Notices, SendersStalled
 from .pace import Pace
@@ -47,6 +48,7 @@ class Core:
     """What all actors of a bus share."""
 
     inbox: Inbox
+    door: Door
     senders: Senders
     notices: Notices
     pace: Pace
@@ -219,7 +221,7 @@ class SubscriptionActor:
         elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0 and not self.closed:
             if self._queue is None:
                 self._queue = Queue(self)
-            self.core.senders.stop(self, self._queue)
+            self.core.senders.full[self] = self._queue
             self.must_settle = True
 
     def finish(self) -> None:
