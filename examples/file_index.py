@@ -10,6 +10,11 @@ Empty files are not duplicates of each other; hard links to one file are.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+
 import argparse
 import hashlib
 import heapq
@@ -17,7 +22,6 @@ import io
 import itertools
 import logging
 import os
-import signal
 import sys
 import sysconfig
 from collections import Counter, defaultdict, deque
@@ -351,6 +355,8 @@ def main() -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without UTF-8
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # The bus warns of senders that wait long. Here that is wanted.
     logging.getLogger("trio_events").setLevel(logging.ERROR)
     exit_code = 0

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, cast, final, overload
 
 import attrs
@@ -479,8 +480,9 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         if not self._core.door.closed:
             self._core.door.check_here()
-            if not self._core.notices.postpone(self._staff.close):
-                self._staff.close()
+            close = partial(self._staff.close, f"close() was called at {caller()}")
+            if not self._core.notices.postpone(close):
+                close()
 
     def statistics(self) -> EventBusStatistics:
         """The state of the bus now. Not a checkpoint."""

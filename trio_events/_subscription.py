@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Generic, cast, final
 
@@ -18,6 +19,7 @@ from ._names.interest import Interest
 from ._names.pattern import ExactPath
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
+from ._origin import caller
 
 
 @final
@@ -147,9 +149,12 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         Raises:
           NoBusError: If this is called in another thread.
         """
-        self._actor.core.door.check_here()
-        if not self._actor.core.notices.postpone(self._actor.discard):
-            self._actor.discard()
+        actor = self._actor
+        if not actor.discarded_at:
+            actor.core.door.check_here()
+            discard = partial(actor.discard, caller())
+            if not actor.core.notices.postpone(discard):
+                discard()
 
     async def aclose(self) -> None:
         """`close`, and a checkpoint. The channel is closed even if this is cancelled."""
@@ -382,9 +387,11 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         Raises:
           NoBusError: If this is called in another thread.
         """
-        self._router.core.door.check_here()
-        if not self._router.core.notices.postpone(self._actor.close):
-            self._actor.close()
+        actor = self._actor
+        if not actor.closed:
+            actor.core.door.check_here()
+            if not actor.core.notices.postpone(actor.close):
+                actor.close()
 
     def statistics(self) -> SubscriptionStatistics:
         """The counters now. Not a checkpoint."""

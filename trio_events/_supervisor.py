@@ -124,7 +124,7 @@ class _Opening(AbstractAsyncContextManager[EventBus, None]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._manager.__aexit__(exc_type, exc_value, traceback)
+        await self._manager.__aexit__(exc_type, exc_value, traceback)  # noqa: ASYNC102  # that of a nursery
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -157,7 +157,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             token = current_bus.set(bus)
             try:
                 yield bus
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103  # a postponed one is raised in the end
                 if staff.draining and _is_own(error, router):
                     postponed = error  # the handlers finish first
                 else:
@@ -166,7 +166,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
                     router.close()
                     raise
             else:
-                bus.close()
+                staff.close()
             finally:
                 current_bus.reset(token)
     except BaseExceptionGroup as group:

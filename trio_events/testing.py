@@ -135,8 +135,11 @@ async def record(
       max_buffer_size: Events that may arrive between two times that the recorder is asked.
 
     Raises:
+      TypeError: If `bus` is not an `EventBus`.
       EventBusError: As `EventBus.subscribe`.
     """
+    if not isinstance(bus, EventBus):
+        raise TypeError(f"the bus goes first, as in record(bus, 'orders.**'), not {bus!r}")
     return Recorder(
         await bus.subscribe(system, kind, max_buffer_size=max_buffer_size, overflow=Overflow.CLOSE)
     )

@@ -224,7 +224,7 @@ class Core(RuleBasedStateMachine):
     @rule(pair=consumes(subscriptions))
     def close_the_channel(self, pair: Pair) -> None:
         actor, model = pair
-        actor.discard()
+        actor.discard("test")
         model.books["discarded"] += len(model.buffer) + len(model.held)
         model.buffer.clear()
         model.held.clear()

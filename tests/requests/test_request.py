@@ -754,7 +754,7 @@ class Pending:
         assert self.waiters[3].take().path == "/3"
 
     def give_up(self) -> None:
-        self.waiters[4].discard()
+        self.waiters[4].discard("test")
         self.route()
 
     def begin(self) -> None:

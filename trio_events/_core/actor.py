@@ -94,6 +94,9 @@ class SubscriptionActor:
     """What it matches now."""
 
     closed: bool = attrs.field(default=False, init=False)
+    discarded_at: str = attrs.field(default="", init=False)
+    """The line that closed the channel."""
+
     readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
     """The tasks that wait for events; then nothing is buffered."""
 
@@ -265,7 +268,7 @@ class SubscriptionActor:
                 return trio.EndOfChannel(f"{self.description()} has ended and everything was read")
             case End.DISCARDED:
                 return trio.ClosedResourceError(
-                    f"the channel of {self.description()} was closed by its reader"
+                    f"the channel of {self.description()} was closed at {self.discarded_at}"
                 )
             case End.OVERFLOW:
                 interest, size = self.interest, self.buffer.max_buffer_size
@@ -325,10 +328,11 @@ class SubscriptionActor:
                 self._scope.cancel()
 
     @trio.lowlevel.enable_ki_protection
-    def discard(self) -> None:
-        """Want nothing more, not even what is here."""
-        if self.buffer.end_reason is not End.DISCARDED:
+    def discard(self, where: str) -> None:
+        """Close the channel: nothing more is wanted, not even what is here."""
+        if not self.discarded_at:
             with self.core.notices:
+                self.discarded_at = where
                 self.core.notices.keep(self.buffer.discard())
                 self.close()
                 self._end_loss()

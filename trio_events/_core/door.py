@@ -30,6 +30,7 @@ class Door:
     """Whether nobody may."""
 
     _admits: Admits | None = attrs.field(default=None, init=False)
+    _reason: str = attrs.field(default="", init=False)  # why not everybody may
     _errors: weakref.WeakSet[BusClosedError] = attrs.field(factory=weakref.WeakSet, init=False)
 
     def check_here(self) -> None:
@@ -51,7 +52,9 @@ class Door:
           NoBusError: If not.
         """
         self.check_here()
-        if trio.lowlevel.current_trio_token() is not self._token:
+        if not trio.lowlevel.in_trio_run() or (
+            trio.lowlevel.current_trio_token() is not self._token
+        ):
             raise NoBusError("this must be called in the trio run of the bus")
 
     def check_open(self) -> None:
@@ -61,9 +64,7 @@ class Door:
           BusClosedError: If not.
         """
         if not self.is_open and not self.admits(None):
-            raise self.closed_error(
-                "the bus is closed: its `async with` block was left, or close() was called"
-            )
+            raise self.closed_error(f"the bus is closed: {self._reason}")
 
     def admits(self, task: trio.lowlevel.Task | None) -> bool:
         """Whether a task, or the running one if it is None, may use the bus."""
@@ -71,15 +72,17 @@ class Door:
             return False
         return self._admits is None or self._admits(task)
 
-    def restrict(self, admits: Admits) -> None:
+    def restrict(self, admits: Admits, reason: str) -> None:
         """Admit only certain tasks from now on."""
         self._admits = admits
         self.is_open = False
+        self._reason = reason
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """Admit nobody from now on."""
         self.closed = True
         self.is_open = False
+        self._reason = self._reason or reason
 
     def closed_error(self, message: str) -> BusClosedError:
         """An error that `has_raised` will recognise as one of this bus."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Final, final
 
 import attrs
 import trio
@@ -19,6 +19,9 @@ from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
 from .senders import Queue, Senders
+
+LEFT: Final = "its `async with open_event_bus()` block was left"
+"""Why a bus is closed, if nothing else was said."""
 
 
 @final
@@ -63,7 +66,7 @@ class Router:
     # The actor
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: ASYNC910  # it waits before it ends
         """Route what is in the inbox whenever something is."""
         try:
             while True:
@@ -237,12 +240,12 @@ class Router:
         return self._routed + self.core.inbox.used
 
     @trio.lowlevel.enable_ki_protection
-    def close(self) -> None:
+    def close(self, reason: str = LEFT) -> None:
         """Route what was accepted, end all subscriptions, and refuse everything from now on."""
         if self.core.door.closed:
             return
         with self.core.notices:
-            self.core.door.close()
+            self.core.door.close(reason)
             self.core.senders.dismiss(self.core.door)
             for subscription in (*self.subscriptions, *self.waiters):
                 subscription.close()
