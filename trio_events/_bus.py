@@ -28,7 +28,7 @@ from ._names.pattern import ExactPath, plain_name, plain_path
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
 from ._origin import caller
-from ._requests import REPLY_KIND, EventWaiter, expect, request
+from ._requests import REPLY_KIND, EventWaiter, Expecting, request
 from ._subscription import EventChannel, Subscription
 from ._terms import Terms
 
@@ -381,7 +381,7 @@ class EventBus(metaclass=NoPublicConstructor):
           TypeError: If an argument is not of its type.
           EventBusError: As `subscribe`, but for the limit.
         """
-        return expect(self._router, self._permits, Interest.of(system, kind, path))
+        return Expecting(self._router, self._permits, Interest.of(system, kind, path))
 
     async def wait_for(
         self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
@@ -546,16 +546,16 @@ class EventBus(metaclass=NoPublicConstructor):
                 "or allow more by open_event_bus(max_subscriptions=...)",
                 max_subscriptions=self._max_subscriptions,
             )
-        actor = router.make_subscription(
-            terms.interest, origin, terms.max_buffer_size, terms.overflow
-        )
-        subscription: Subscription[Any] = Subscription._create(
-            actor, EventChannel._create(actor), router, self._permits
-        )
-        router.open(actor, subscription)
-        name = f"trio_events subscription {str(terms.interest.system)!r}"
-        self._nursery.start_soon(actor.run, name=name)
-        return subscription
+        interest, max_buffer_size = terms.interest, terms.max_buffer_size
+        with self._core.notices:
+            actor = router.make_subscription(interest, origin, max_buffer_size, terms.overflow)
+            subscription: Subscription[Any] = Subscription._create(
+                actor, EventChannel._create(actor), router, self._permits
+            )
+            router.open(actor, subscription)
+            name = f"trio_events subscription {str(interest.system)!r}"
+            self._nursery.start_soon(actor.run, name=name)
+            return subscription
 
     def _start(self, registration: Registration, origin: str) -> Subscription:
         origin = place_of(registration.handler) or origin

@@ -245,22 +245,26 @@ class SubscriptionActor:
           trio.ClosedResourceError: After `discard`.
         """
         try:
-            event = self.buffer.take()
+            if not self.must_settle:
+                return self.buffer.take()
+            with self.core.notices:
+                event = self.buffer.take()
+                self.settle()
+                return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
-        if self.must_settle:
-            self.settle()
-        return event
 
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
         try:
-            events = self.buffer.take_list(max_size)
+            if not self.must_settle:
+                return self.buffer.take_list(max_size)
+            with self.core.notices:
+                events = self.buffer.take_list(max_size)
+                self.settle()
+                return events
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
-        if self.must_settle:
-            self.settle()
-        return events
 
     def _end(self) -> Exception:
         match self.buffer.end_reason:
@@ -362,15 +366,14 @@ class SubscriptionActor:
     # What follows from a change
 
     def settle(self) -> None:
-        """Let those act who wait for room, or need not wait for it any longer."""
+        """Let those act who wait for room, or need not wait for it any longer. Within a step."""
         buffer, senders = self.buffer, self.core.senders
-        with self.core.notices:
-            if self._loss is not None:
-                self._end_loss_if_over(self.core.clock())
-            buffer.fit_held()
-            if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
-                self._watch_senders(senders.full[self])
-            self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
+        if self._loss is not None:
+            self._end_loss_if_over(self.core.clock())
+        buffer.fit_held()
+        if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
+            self._watch_senders(senders.full[self])
+        self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
 
     def _dismiss_readers(self) -> None:
         while self.readers:

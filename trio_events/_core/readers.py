@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from .._event import Event
+from .notices import reserve_stack
 
 Queue: TypeAlias = "OrderedDict[Reader, None]"
 """An ordered set: the longest waiter is the first."""
@@ -41,13 +42,10 @@ class Reader:
         A checkpoint, always. Cancel-safe: if cancelled, the reader has left the queue, and there
         was no answer.
         """
+        reserve_stack()
         self._queue = queue
         queue[self] = None
-        try:
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        except BaseException:
-            queue.pop(self, None)  # still there if trio had no room on the stack
-            raise
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
         return self._events
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:

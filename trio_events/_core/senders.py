@@ -18,6 +18,7 @@ from .._names.routing import RoutingTable
 from .deadlock import hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
+from .notices import reserve_stack
 from .readers import KnownReaders
 
 _SOON: Final = 600.0
@@ -67,12 +68,10 @@ class Sender:
 
         A checkpoint, always. Cancel-safe: if cancelled, the event wasn't accepted.
         """
+        reserve_stack()
         queue.add(self)
         try:
             await trio.lowlevel.wait_task_rescheduled(self._abort)
-        except BaseException:
-            self._leave()  # if trio had no room on the stack, this has yet to be done
-            raise
         finally:
             del self.event, self.task  # the queue may keep this for a while
         if self._error is not None:
