@@ -80,7 +80,7 @@ def expecting(router: Router, permits: Permits, interest: Interest) -> EventChan
     router.core.door.check_open()
     permits.check_subscribe(interest.system)
     router.core.door.check_open()  # whatever the policy has done
-    reserve_stack(more=8)  # so that there is room to close it
+    reserve_stack(more=10)  # so that there is room to close it
     with router.core.notices:
         waiter = router.open_waiter(interest, caller(), _MAX_UNREAD)
         channel: EventChannel = EventChannel._create(waiter)

@@ -147,7 +147,7 @@ def log_notice(notice: Notice) -> None:
     _log.log(notice.level, "%s", notice, exc_info=error)
 
 
-_FRAMES: Final = 48
+_FRAMES: Final = 40
 """More frames than any step has above its own, trio's included."""
 
 
