@@ -16,7 +16,6 @@ from ._core.actor import Core
 from ._core.buffer import Overflow
 from ._core.notices import SendsRefused
 from ._core.router import Router
-from ._core.senders import Queue
 from ._errors import BusClosedError, SubscriptionLimitError
 from ._event import Event, EventDraft
 from ._handlers.calling import DeadLetterHook, HandlerActor
@@ -128,9 +127,10 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         self._core.door.check_here()
         await next(self._core.pace.steps)()
-        stopped = self._offer(system, kind, path, data)
-        if stopped is not None:
-            await self._core.senders.wait(*stopped)
+        event = self._post(system, kind, path, data)
+        if event is not None and (sender := self._router.offer(event, wait=True)) is not None:
+            await sender.wait()
+            self._core.pace.restart()
             self._core.pace.restart()
 
     @trio.lowlevel.enable_ki_protection
@@ -142,8 +142,9 @@ class EventBus(metaclass=NoPublicConstructor):
           EventBusError: As `send`.
         """
         self._core.door.check_here()
-        if self._offer(system, kind, path, data) is not None:
-            raise trio.WouldBlock
+        event = self._post(system, kind, path, data)
+        if event is not None:
+            self._router.offer(event)
 
     def is_here(self) -> bool:
         """Whether the caller is in the run of trio that this bus belongs to.
@@ -204,12 +205,10 @@ class EventBus(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     def _send_or_refuse(self, system: str, kind: str, path: str, data: object) -> None:
-        router = self._router
         try:
-            while (stopped := self._offer(system, kind, path, data)) is not None:
-                if stopped[1] is not self._core.senders.for_inbox:
-                    raise trio.WouldBlock
-                router.route_inbox()
+            event = self._post(system, kind, path, data)
+            if event is not None:
+                self._router.offer_now(event)
         except Exception as error:  # noqa: BLE001  # an error that leaves a callback ends the run
             refused = self._refused.count = self._refused.count + 1
             if refused & (refused - 1) == 0:  # the first, second, fourth, eighth …
@@ -504,8 +503,8 @@ class EventBus(metaclass=NoPublicConstructor):
         state = "closed" if self._core.door.closed else f"{len(router.subscriptions)} subscriptions"
         return f"<EventBus for {self._permits.actor!r}, {state}, {router.accepted} events accepted>"
 
-    def _offer(self, system: str, kind: str, path: str, data: object) -> tuple[Event, Queue] | None:
-        """Have an event accepted, or return it with the queue where it has to wait; or raise."""
+    def _post(self, system: str, kind: str, path: str, data: object) -> Event | None:
+        """Have an event accepted if it is clear that nothing stops it; otherwise return it."""
         # In one piece, because it is in the way of every event: a call is 3 % of a delivery.
         router, core = self._router, self._core
         if system is not router.last_system or kind is not router.last_kind:
@@ -522,12 +521,16 @@ class EventBus(metaclass=NoPublicConstructor):
         draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
         event = cast(Event, draft)
         inbox = core.inbox
-        messages = inbox.messages
-        if messages and core.door.is_open and not core.senders.full and len(messages) < inbox.size:
-            messages.append(event)  # all that `offer` does when nothing stops the event
+        # No call may come between the checks and `append`, where a destructor could close the bus.
+        if (
+            len(inbox.messages) < inbox.size
+            and (messages := inbox.messages)
+            and core.door.is_open
+            and not core.senders.full
+        ):
+            messages.append(event)
             return None
-        queue = router.offer(event)
-        return None if queue is None else (event, queue)
+        return event
 
     async def _arrive(self) -> None:
         """Make sure that the caller is where it should be, and give others a turn."""

@@ -16,7 +16,7 @@ from .._names.interest import Interest
 from .buffer import Buffer, End, Overflow
 from .door import Door
 from .inbox import Inbox, Unsubscribe
-from .notices import LossBegan, LossEnded, Notices, SendersStalled
+from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
 from .pace import Pace
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
@@ -221,11 +221,12 @@ class SubscriptionActor:
         self.core.notices.keep(buffer.put_what_fits(events))
         if buffer.dropped > dropped:
             self._lose(dropped)
-        elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0 and not self.closed:
-            if self._queue is None:
-                self._queue = Queue(self)
-            self.core.senders.full[self] = self._queue
+        elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:
             self.must_settle = True
+            if not self.closed:
+                if self._queue is None:
+                    self._queue = Queue(self)
+                self.core.senders.full[self] = self._queue
 
     def finish(self) -> None:
         """Nothing more will be delivered: what is here stays readable, then the channel ends."""
@@ -314,8 +315,13 @@ class SubscriptionActor:
                 return events
 
     async def _wait(self, max_size: int | None) -> list[Event[Any]]:
-        """Wait for events; there are none if the channel has ended."""
-        events = await Reader(max_size).wait(self.readers)
+        """Wait for events; there are none if there need not be any wait."""
+        reader = Reader(max_size)
+        reserve_stack()
+        self.readers[reader] = None
+        if not self.buffer.is_dry and self.readers.pop(reader, reader) is None:
+            return []  # a destructor has just closed the bus, say
+        events = await reader.wait(self.readers)
         self.buffer.on_the_way -= len(events)
         self.core.pace.restart()
         return events

@@ -12,7 +12,6 @@ import attrs
 import trio
 
 from .._event import Event
-from .notices import reserve_stack
 
 Queue: TypeAlias = "OrderedDict[Reader, None]"
 """An ordered set: the longest waiter is the first."""
@@ -37,14 +36,15 @@ class Reader:
     _events: list[Event[Any]] = attrs.field(init=False)
 
     async def wait(self, queue: Queue) -> list[Event[Any]]:
-        """Wait at the end of the queue for the answer: events, or none if there won't be any.
+        """Wait in the queue, for which it is already in line, until there is an answer.
 
         A checkpoint, always. Cancel-safe: if cancelled, the reader has left the queue, and there
         was no answer.
+
+        Returns:
+          Events, or none if there won't be any.
         """
-        reserve_stack()
         self._queue = queue
-        queue[self] = None
         await trio.lowlevel.wait_task_rescheduled(self._abort)
         return self._events
 

@@ -18,7 +18,7 @@ from .door import Door
 from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
-from .senders import Queue, Senders
+from .senders import Sender, Senders
 
 LEFT: Final = "its `async with open_event_bus()` block was left"
 """Why a bus is closed, if nothing else was said."""
@@ -192,17 +192,38 @@ class Router:
         self.open(waiter)
         return waiter
 
-    def offer(self, event: Event) -> Queue | None:
-        """Accept an event, or return where its sender has to wait.
+    def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
+        """Accept an event.
+
+        Args:
+          event: The event.
+          wait: Whether to return a sender that waits in line if something stops the event.
 
         Raises:
           BusClosedError: If the running task may not use the bus.
+          trio.WouldBlock: If something stops the event, and `wait` is false.
         """
-        self.core.door.check_open()
-        queue = self.core.senders.obstacle(event)
-        if queue is None:
-            self.core.inbox.post(event)
-        return queue
+        with self.core.notices:
+            self.core.door.check_open()
+            queue = self.core.senders.obstacle(event)
+            if queue is None:
+                self.core.inbox.post(event)
+                return None
+            if not wait:
+                raise trio.WouldBlock
+            return self.core.senders.line_up(event, queue)
+
+    def offer_now(self, event: Event) -> None:
+        """Accept an event. A full inbox is no obstacle: it is routed first.
+
+        Raises:
+          BusClosedError: If the running task may not use the bus.
+          trio.WouldBlock: If a subscription stops the event.
+        """
+        with self.core.notices:
+            while self.core.senders.obstacle(event) is self.core.senders.for_inbox:
+                self.route_inbox()
+            self.offer(event)
 
     def open(self, subscription: SubscriptionActor, handle: object = None) -> None:
         """Take in a subscription: it gets every event that is accepted from now on."""

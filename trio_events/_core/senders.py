@@ -18,7 +18,6 @@ from .._names.routing import RoutingTable
 from .deadlock import hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
-from .notices import reserve_stack
 from .readers import KnownReaders
 
 _SOON: Final = 600.0
@@ -63,16 +62,19 @@ class Sender:
         # A deadline that has passed and did not end it must have been moved.
         return now <= self._deadline < self.since + _SOON
 
-    async def wait(self, queue: Queue) -> None:
+    async def wait(self) -> None:
         """Wait until the event has been accepted, or raise.
 
         A checkpoint, always. Cancel-safe: if cancelled, the event wasn't accepted.
+
+        Raises:
+          BusClosedError: If the bus is closed meanwhile. The event wasn't accepted.
+          DeadlockError: If the wait could never end. The event wasn't accepted.
         """
-        reserve_stack()
-        queue.add(self)
         try:
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         finally:
+            self._leave()
             del self.event, self.task  # the queue may keep this for a while
         if self._error is not None:
             try:
@@ -198,16 +200,11 @@ class Senders:
                     return queue
         return None
 
-    async def wait(self, event: Event, queue: Queue) -> None:
-        """Wait until nothing stops the event and it has been accepted.
-
-        A checkpoint, always. Cancel-safe: if cancelled, the event wasn't accepted.
-
-        Raises:
-          BusClosedError: If the bus is closed meanwhile. The event wasn't accepted.
-          DeadlockError: If the wait could never end. The event wasn't accepted.
-        """
-        await Sender(event, next(self._tickets), self._clock()).wait(queue)
+    def line_up(self, event: Event, queue: Queue) -> Sender:
+        """A sender that waits in a queue. Its task has to call `wait` at once."""
+        sender = Sender(event, next(self._tickets), self._clock())
+        queue.add(sender)
+        return sender
 
     def make_room(self, recipient: Recipient, room: int) -> bool:
         """Let in senders that wait for a recipient, as many as it has room for.
