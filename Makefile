@@ -14,7 +14,7 @@ help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
-	$(BIN)/python examples/file_index.py $(if $(DIR),"$(DIR)")
+	$(BIN)/python examples/file_index.py $(if $(DIR),"$$DIR")
 
 test: lint docs soak  ## Everything CI runs: these three, then the tests of the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py

@@ -10,10 +10,19 @@ Empty files are not duplicates of each other; hard links to one file are.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+
+
+def interrupted(*_: object) -> None:
+    """Ctrl-C before there is anything to clean up."""
+    sys.stderr.write("Interrupted.\n")
+    os._exit(130)  # what a shell makes of SIGINT
+
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+    signal.signal(signal.SIGINT, interrupted)  # it could come during the imports
 
 import argparse
 import hashlib
@@ -21,8 +30,6 @@ import heapq
 import io
 import itertools
 import logging
-import os
-import sys
 import sysconfig
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -355,10 +362,10 @@ def main() -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without UTF-8
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     # The bus warns of senders that wait long. Here that is wanted.
     logging.getLogger("trio_events").setLevel(logging.ERROR)
+    if signal.getsignal(signal.SIGINT) is interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     exit_code = 0
     try:
         print(f"Index of {printable(str(root))}", flush=True)

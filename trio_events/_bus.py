@@ -195,9 +195,8 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
-        door = self._core.door
-        if door.closed or self._staff.draining:
-            raise BusClosedError("the bus is closed; the event was not sent")
+        if not self._core.door.is_open:
+            raise self._core.door.closed_error()
         try:
             self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
         except trio.RunFinishedError:

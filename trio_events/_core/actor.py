@@ -273,7 +273,8 @@ class SubscriptionActor:
                 return trio.EndOfChannel(f"{self.description()} has ended and everything was read")
             case End.DISCARDED:
                 return trio.ClosedResourceError(
-                    f"the channel of {self.description()} was closed at {self.discarded_at}"
+                    f"the channel of {self.description()} was closed by its reader, at "
+                    f"{self.discarded_at}"
                 )
             case End.OVERFLOW:
                 interest, size = self.interest, self.buffer.max_buffer_size

@@ -64,7 +64,7 @@ class Door:
           BusClosedError: If not.
         """
         if not self.is_open and not self.admits(None):
-            raise self.closed_error(f"the bus is closed: {self._reason}")
+            raise self.closed_error()
 
     def admits(self, task: trio.lowlevel.Task | None) -> bool:
         """Whether a task, or the running one if it is None, may use the bus."""
@@ -84,9 +84,9 @@ class Door:
         self.is_open = False
         self._reason = self._reason or reason
 
-    def closed_error(self, message: str) -> BusClosedError:
+    def closed_error(self, consequence: str = "") -> BusClosedError:
         """An error that `has_raised` will recognise as one of this bus."""
-        error = BusClosedError(message)
+        error = BusClosedError(f"the bus is closed: {self._reason}{consequence}")
         self._errors.add(error)
         return error
 

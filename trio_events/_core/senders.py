@@ -259,8 +259,7 @@ class Senders:
         """Refuse the senders that the door doesn't admit any more."""
         for sender in [s for queue in (self.for_inbox, *self.full.values()) for s in queue]:
             if not door.admits(sender.task):
-                error = "the bus was closed while this waited for room; the event was not sent"
-                sender.wake(door.closed_error(error))
+                sender.wake(door.closed_error("; the event that waited for room was not sent"))
 
     def end_hopeless(self, now: float) -> bool:
         """Refuse the senders whose wait can never end, if they have waited for a second.
