@@ -61,12 +61,12 @@ class Stage:
         self.bus.send_nowait(system, "k", path)
         self.accepted.append(path)
 
-    def beside(self, act: Callable[[], object], *, turns: int = 20) -> None:
-        """Do something in another task, when the operation has had that many turns."""
+    def beside(self, act: Callable[[], object]) -> None:
+        """Do something in another task, when the operation has had a few turns."""
 
         async def later() -> None:
             try:
-                for _ in range(turns):
+                for _ in range(20):
                     await trio.lowlevel.checkpoint()
                 act()
             except (KeyboardInterrupt, RecursionError) as error:
@@ -88,7 +88,7 @@ class Stage:
             await wait_all_tasks_blocked()
         for each in (self.subscription, self.witness, *self.opened):
             assert_balanced(each)
-        order = drain(self.witness.channel())
+        order = read_all(self.witness)
         assert order == self.accepted
         statistics = self.bus.statistics()
         assert statistics.tasks_waiting_send == 0
@@ -96,7 +96,7 @@ class Stage:
         if self.closed:
             assert self.got == order[: len(self.got)]
             return
-        assert self.got + drain(self.subscription.channel()) == order
+        assert self.got + read_all(self.subscription) == order
         assert self.subscription.channel().statistics().tasks_waiting_receive == 0
         assert statistics.open_subscriptions == 2 + len(self.opened)
         fresh = await self.bus.subscribe("fresh", max_buffer_size=1)
@@ -108,6 +108,18 @@ class Stage:
             await wait_all_tasks_blocked()
             assert "/b" in (self.handled if each.handler else drain(each.channel()))
         fresh.close()
+
+
+def read_all(subscription: Subscription) -> list[str]:
+    """The paths of what can be read, without requests, which may have been sent or not."""
+    found: list[str] = []
+    while True:
+        try:
+            event = subscription.channel().receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return found
+        if event.kind != "asked":
+            found.append(event.path)
 
 
 Operation = Callable[[Stage], Awaitable[None]]
@@ -128,6 +140,8 @@ async def staged(operation: Operation) -> AsyncIterator[Stage]:
             for _ in range(2):
                 await stage.send()
         await wait_all_tasks_blocked()
+        if operation in BESIDE:
+            stage.beside(partial(BESIDE[operation], stage))
         yield stage
         nursery.cancel_scope.cancel()
 
@@ -142,10 +156,6 @@ async def send_from_the_ambient_bus(stage: Stage) -> None:
 
 
 async def send_that_waits(stage: Stage) -> None:
-    def read() -> None:
-        stage.got.append(stage.subscription.channel().receive_nowait().path)
-
-    stage.beside(read)
     await stage.send()
 
 
@@ -175,7 +185,6 @@ async def receive_by_the_subscription(stage: Stage) -> None:
 
 
 async def receive_that_waits(stage: Stage) -> None:
-    stage.beside(stage.send_nowait)
     stage.got.append((await stage.subscription.channel().receive()).path)
 
 
@@ -195,7 +204,6 @@ async def iterate(stage: Stage) -> None:
 
 
 async def iterate_and_wait(stage: Stage) -> None:
-    stage.beside(stage.send_nowait)
     async for event in stage.subscription:
         stage.got.append(event.path)
         break
@@ -210,7 +218,6 @@ async def read_a_batch_of_one(stage: Stage) -> None:
 
 
 async def read_a_batch_and_wait(stage: Stage) -> None:
-    stage.beside(stage.send_nowait)
     stage.got.extend(paths(await anext(stage.subscription.batches())))
 
 
@@ -242,32 +249,11 @@ async def expect(stage: Stage) -> None:
 
 
 async def wait_for(stage: Stage) -> None:
-    stage.beside(partial(stage.bus.send_nowait, "c", "k", "/c"))
     assert (await stage.bus.wait_for("c")).path == "/c"
 
 
 async def request(stage: Stage) -> None:
-    def answer() -> None:
-        stage.bus.send_nowait("a", "k.accepted", "/request")
-        stage.accepted.append("/request")
-
-    stage.beside(answer)
-    stage.accepted.append("/request")
-    try:
-        reply = await stage.bus.request("a", "k", "/request")
-    except BaseException:
-        await wait_all_tasks_blocked()
-        if not any(event.kind == "k" for event in peek(stage.witness) if event.path == "/request"):
-            stage.accepted.remove("/request")
-        raise
-    assert reply.accepted
-
-
-def peek(subscription: Subscription) -> list[events.Event]:
-    """What can be read, left unread."""
-    buffer = subscription._actor.buffer
-    stored = [e for batch in buffer._rx._state.data for e in batch]
-    return [*reversed(buffer.front), *stored, *buffer.held]
+    assert (await stage.bus.request("a", "asked", "/request")).accepted
 
 
 async def close_the_subscription(stage: Stage) -> None:
@@ -326,6 +312,29 @@ async def use_another_bus(stage: Stage) -> None:
     with events.use(stage.bus.for_actor("somebody")):
         pass
 
+
+def read(stage: Stage) -> None:
+    stage.got.append(stage.subscription.channel().receive_nowait().path)
+
+
+def send_what_is_waited_for(stage: Stage) -> None:
+    stage.bus.send_nowait("c", "k", "/c")
+
+
+def answer(stage: Stage) -> None:
+    stage.bus.send_nowait("a", "k.accepted", "/request")
+    stage.accepted.append("/request")
+
+
+BESIDE: Final[dict[Operation, Callable[[Stage], object]]] = {
+    send_that_waits: read,
+    receive_that_waits: Stage.send_nowait,
+    iterate_and_wait: Stage.send_nowait,
+    read_a_batch_and_wait: Stage.send_nowait,
+    wait_for: send_what_is_waited_for,
+    request: answer,
+}
+"""What another task does meanwhile."""
 
 FILLED: Final[tuple[Operation, ...]] = (
     send_that_waits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import pytest
 from trio.testing import MockClock
@@ -24,15 +25,16 @@ def quiet() -> Iterator[None]:
 
 def depth() -> int:
     """How many frames there are."""
-    frame, found = sys._getframe(1), 0
+    frame: FrameType | None = sys._getframe(1)
+    found = 0
     while frame is not None:
-        frame, found = frame.f_back, found + 1  # type: ignore[assignment]  # None ends it
+        frame, found = frame.f_back, found + 1
     return found
 
 
 @contextmanager
-def limited_stack(frames: int) -> Iterator[None]:
-    """Leave so many frames to this task, with all of trio's own above the limit of others."""
+def limited_stack() -> Iterator[None]:
+    """A low limit, so that it is near, but not near to other tasks."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(depth() + 200)
     try:
@@ -49,18 +51,11 @@ async def deep(frames: int, act: Callable[[], Awaitable[None]]) -> None:
         await act()
 
 
-def deep_sync(frames: int, act: Callable[[], object]) -> None:
-    if depth() < sys.getrecursionlimit() - frames:
-        deep_sync(frames, act)
-    else:
-        act()
-
-
 async def play(operation: Operation, frames: int) -> bool:
     """Play an operation with so many frames left; returns whether these were enough."""
     async with staged(operation) as stage:
         try:
-            with limited_stack(frames):
+            with limited_stack():
                 await deep(frames, lambda: operation(stage))
         except RecursionError:
             enough = False
