@@ -32,6 +32,10 @@ TRIO_CORE: Final = (
 )
 
 
+MOST_LINES: Final = 50_000
+"""More than any of the programs runs."""
+
+
 @final
 @attrs.define(eq=False)
 class AtLine:
@@ -59,6 +63,9 @@ class AtLine:
             sys.settrace(before)
 
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        # Trio's loop itself isn't ready for a destructor that reschedules a task.
+        if frame.f_code.co_name == "unrolled_run":
+            return None
         return self._on_line if frame.f_code.co_filename.startswith(self.files) else None
 
     def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
@@ -67,6 +74,7 @@ class AtLine:
             if self.lines == self.number + 1:
                 self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 self.act()
+            assert self.lines < MOST_LINES, "the program runs on and on"
         return self._on_line
 
 
