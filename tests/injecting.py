@@ -32,10 +32,6 @@ TRIO_CORE: Final = (
 )
 
 
-MOST_LINES: Final = 50_000
-"""More than any of the programs runs."""
-
-
 @final
 @attrs.define(eq=False)
 class AtLine:
@@ -45,6 +41,9 @@ class AtLine:
     act: Callable[[], object]
     files: tuple[str, ...] = (PACKAGE,)
     """Beginnings of the names of the files whose lines count."""
+
+    most: int = 50_000
+    """How many lines may run in all."""
 
     lines: int = 0
     """How many lines have run so far."""
@@ -74,7 +73,7 @@ class AtLine:
             if self.lines == self.number + 1:
                 self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 self.act()
-            assert self.lines < MOST_LINES, "the program runs on and on"
+            assert self.lines < self.most, "the program runs on and on"
         return self._on_line
 
 

@@ -27,6 +27,7 @@ from trio_events import (
 from ..handlers.handling import Recorder
 from ..injecting import PACKAGE, TRIO_CORE, AtLine, no_chance
 from ..observing import assert_balanced, drain, paths, tasks_living
+from ..schedules import ENDS
 from ..time_limit import run_with_time_limit
 
 
@@ -231,7 +232,7 @@ class Dying:
     def __del__(self) -> None:
         try:
             self.act()
-        except (BusClosedError, trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+        except (BusClosedError, trio.WouldBlock, *ENDS):
             pass  # that is how these operations refuse
         except BaseException as error:
             self.errors.append(error)
