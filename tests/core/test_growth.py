@@ -7,7 +7,7 @@ as much to do must not take much more than four times as many lines.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import trio
@@ -15,13 +15,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_events import BusClosedError, DeadlockError, EventBus, Subscription, open_event_bus
 
-from ..injecting import AtLine
+from ..injecting import AtLine, no_chance
 from ..time_limit import run_with_time_limit
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.CRITICAL, "trio_events")
+    with no_chance():
+        yield
 
 
 def lines_of(program: Callable[[int, AtLine], Awaitable[None]], size: int) -> int:
@@ -79,6 +81,8 @@ async def cancel_many_readers(size: int, count: AtLine) -> None:
 async def let_in_many_senders(size: int, count: AtLine) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         subscription = await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/fills it")
+        await wait_all_tasks_blocked()
         for _ in range(size):
             nursery.start_soon(bus.send, "a", "k", "/x")
         await wait_all_tasks_blocked()
@@ -90,6 +94,8 @@ async def let_in_many_senders(size: int, count: AtLine) -> None:
 async def cancel_many_senders(size: int, count: AtLine) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/fills it")
+        await wait_all_tasks_blocked()
         for _ in range(size):
             nursery.start_soon(bus.send, "a", "k", "/x")
         await wait_all_tasks_blocked()
@@ -100,8 +106,10 @@ async def cancel_many_senders(size: int, count: AtLine) -> None:
 
 
 async def busy_readers_and_waiting_senders(size: int, count: AtLine) -> None:
-    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+    async with open_event_bus(inbox_size=4) as bus, trio.open_nursery() as nursery:
         subscription = await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/fills it")
+        await wait_all_tasks_blocked()
 
         async def read() -> None:
             await subscription.channel().receive()
@@ -205,6 +213,8 @@ async def look_at_many_senders_for_long(size: int, count: AtLine) -> None:
         subscription = await bus.subscribe("a", max_buffer_size=1)
         await bus.send("a", "k", "/first")
         await subscription.receive()
+        await bus.send("a", "k", "/fills it")
+        await wait_all_tasks_blocked()
         for _ in range(size):
             nursery.start_soon(bus.send, "a", "k", "/x")
         await wait_all_tasks_blocked()
@@ -225,6 +235,8 @@ async def close_many_subscriptions(size: int, count: AtLine) -> None:
 async def close_a_bus_of_many_waits(size: int, count: AtLine) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/fills it")
+        await wait_all_tasks_blocked()
         idle = await bus.subscribe("b")
 
         async def send() -> None:
