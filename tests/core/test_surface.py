@@ -20,7 +20,9 @@ from ..handlers.handling import Recorder
 from ..observing import assert_books, drain
 
 
-@pytest.mark.parametrize("data", [None, [1], {"a": 1}, {1}, object()], ids=lambda data: type(data).__name__)
+@pytest.mark.parametrize(
+    "data", [None, [1], {"a": 1}, {1}, object()], ids=lambda data: type(data).__name__
+)
 def test_an_event_can_be_hashed_whatever_its_data(data: object) -> None:
     event = Event("a", "k", "/x", data)
     assert hash(event) == hash(Event("a", "k", "/x", "something else"))
