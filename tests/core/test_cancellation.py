@@ -399,3 +399,39 @@ async def test_a_whole_bus_cancelled_at_any_checkpoint_leaves_no_task(
                 await subscription.channel().receive()
 
     assert await at_every_checkpoint(scene) >= 6
+
+
+async def test_a_send_that_three_full_subscriptions_stop_is_sent_to_all_or_none(
+    autojump_clock: MockClock,
+) -> None:
+    outcomes = set()
+
+    async def scene(cancellation: Cancellation[None]) -> None:
+        async with open_event_bus(inbox_size=2) as bus, trio.open_nursery() as nursery:
+            patterns = ("a.*", "*.b", "a.b")
+            subscriptions = [await bus.subscribe(each, max_buffer_size=1) for each in patterns]
+            await bus.send("a.b", "k", "/fills them")
+            await wait_all_tasks_blocked()
+
+            async def read_in_turn() -> None:
+                for subscription in subscriptions:
+                    for _ in range(3):
+                        await trio.lowlevel.checkpoint()
+                    subscription.receive_nowait()
+
+            nursery.start_soon(read_in_turn)
+            nursery.start_soon(bus.send, "a.b", "k", "/another sender")
+            await cancellation.run(lambda: bus.send("a.b", "k", "/x"))
+            await wait_all_tasks_blocked()
+            got = [set(drain(subscription.channel())) for subscription in subscriptions]
+            for _ in range(3):  # whatever was stopped goes on
+                await wait_all_tasks_blocked()
+                for paths, subscription in zip(got, subscriptions, strict=True):
+                    paths |= set(drain(subscription.channel()))
+            sent = {"/another sender"} | (set() if cancellation.cancelled else {"/x"})
+            assert got == [sent, sent, sent]
+            assert bus.statistics().tasks_waiting_send == 0
+            outcomes.add(cancellation.cancelled)
+
+    assert await at_every_checkpoint(scene) >= 1
+    assert outcomes == {True, False}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,7 +50,9 @@ def patched(patch: str) -> str:
     """A program like `file_index.py`, after a patch."""
     return "\n".join(
         [
-            "import sys",
+            "import signal, sys",
+            # A child inherits that SIGINT is ignored, as it is in `nohup make test &`.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)",
             f"sys.path.insert(0, {str(EXAMPLES)!r})",
             patch,
             "import file_index",
@@ -388,6 +392,81 @@ def test_ctrl_c_ends_file_index_even_while_a_thread_hangs(tmp_path: Path) -> Non
     assert done.returncode == 130
     assert done.stderr == "Interrupted.\n"
     assert done.stdout == f"Index of {tmp_path}\n"
+
+
+def test_ctrl_c_ends_file_index_even_if_these_tests_run_where_it_is_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        done = run("-c", patched(INTERRUPT_AND_HANG), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+INTERRUPT_WHILE = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+name = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, module, path=None, target=None):
+        if module == name:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+finder = Finder()
+sys.meta_path.insert(0, finder)
+script = sys.argv[1]
+del sys.argv[0]
+if name == "argparse.ArgumentParser":
+    import argparse
+    def interrupted(**_):
+        signal.raise_signal(signal.SIGINT)
+    argparse.ArgumentParser = interrupted
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["trio", "trio_events", "rich.progress", "argparse.ArgumentParser"]
+)
+def test_ctrl_c_in_its_first_moments_ends_file_index_without_a_traceback(
+    moment: str, tmp_path: Path
+) -> None:
+    done = run("-c", INTERRUPT_WHILE, moment, FILE_INDEX, tmp_path)
+    if moment == "rich.progress" and done.returncode == 0:
+        pytest.skip("it does not draw a bar here, so it does not import rich")
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+def make_demo(tmp_path: Path, *arguments: str) -> list[str]:
+    """The arguments that `make demo` calls Python with, given those of make."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], file=sys.stderr)\n")
+    python.chmod(0o700)
+    for step in ("made", "demo"):
+        (tmp_path / "venv" / step).touch()
+    done = subprocess.run(
+        ["make", "-C", str(EXAMPLES.parent), "demo", f"VENV={tmp_path / 'venv'}", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[str] = ast.literal_eval(done.stderr)
+    return found
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+@pytest.mark.parametrize("name", ["plain", "a b", " a", "a;b", "(a)", "*", "it's", 'a"b'])
+def test_make_demo_takes_a_directory_of_any_name(name: str, tmp_path: Path) -> None:
+    directory = f"{tmp_path}/{name}"
+    assert make_demo(tmp_path, f"DIR={directory}") == ["examples/file_index.py", directory]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_make_demo_without_a_directory_passes_none(tmp_path: Path) -> None:
+    assert make_demo(tmp_path) == ["examples/file_index.py"]
 
 
 SCAN_AFTER_A_LINE_OF_INPUT = """

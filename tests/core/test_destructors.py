@@ -1,0 +1,385 @@
+"""Code that Python runs at any line (destructors, the garbage collector) may use the bus."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_events import (
+    BusClosedError,
+    Event,
+    EventBus,
+    Log,
+    Overflow,
+    Subscription,
+    open_event_bus,
+)
+
+from ..handlers.handling import Recorder
+from ..injecting import PACKAGE, TRIO_CORE, AtLine, no_chance
+from ..observing import assert_balanced, drain, paths, tasks_living
+from ..schedules import ENDS
+from ..time_limit import run_with_time_limit
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.CRITICAL, "trio_events")
+    with no_chance():
+        yield
+
+
+# ------------------------------------------------------------------------------------- at any line
+
+
+@attrs.define(eq=False)
+class Busy:
+    """A program in which everything happens that can happen on a bus."""
+
+    bus: EventBus
+    blocking: Subscription
+    batched: Subscription
+    handled: Subscription
+    witness: Subscription
+    accepted: list[str] = attrs.field(factory=list)
+    refused: list[str] = attrs.field(factory=list)
+    got: list[str] = attrs.field(factory=list)
+    in_batches: list[str] = attrs.field(factory=list)
+    recorder: Recorder = attrs.field(factory=Recorder)
+
+    async def send(self, name: str) -> None:
+        for number in range(3):
+            path = f"/{name}/{number}"
+            try:
+                await self.bus.send("a", "k", path)
+            except BusClosedError:
+                self.refused.append(path)
+            else:
+                self.accepted.append(path)
+
+    async def receive(self) -> None:
+        try:
+            while True:
+                self.got.append((await self.blocking.channel().receive()).path)
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            pass
+
+    async def iterate(self) -> None:
+        try:
+            async for event in self.blocking:
+                self.got.append(event.path)
+        except trio.ClosedResourceError:
+            pass
+
+    async def read_batches(self) -> None:
+        try:
+            async for events in self.batched.batches(max_size=2):
+                self.in_batches += paths(events)
+        except trio.ClosedResourceError:
+            pass
+
+    async def expect(self) -> None:
+        try:
+            async with self.bus.expect("a", path="/2/0") as waiter:
+                assert (await waiter.event()).path == "/2/0"
+        except BusClosedError:
+            pass
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for name in "12":
+                nursery.start_soon(self.send, name)
+            nursery.start_soon(self.receive)
+            nursery.start_soon(self.iterate)
+            nursery.start_soon(self.read_batches)
+            nursery.start_soon(self.expect)
+            await wait_all_tasks_blocked()
+            self.bus.close()
+
+    def check(self) -> None:
+        """Check that every event is accounted for, once and in order."""
+        assert len(self.accepted) + len(self.refused) == 6
+        order = drain(self.witness.channel())
+        assert sorted(order) == sorted(self.accepted)
+        for subscription, seen in (
+            (self.blocking, self.got),
+            (self.batched, self.in_batches),
+            (self.handled, self.recorder.seen),
+        ):
+            assert_balanced(subscription)
+            books = subscription.statistics()
+            assert books.tasks_waiting_send == books.handling == 0
+            left = read_the_rest(subscription) if subscription is not self.handled else []
+            assert len(seen) + len(left) == books.delivered + books.queued
+            assert len(set(seen)) == len(seen)
+            assert set(seen) <= set(order)
+        assert self.in_batches == [path for path in order if path in self.in_batches]
+        assert self.recorder.seen == [path for path in order if path in self.recorder.seen]
+
+
+def read_the_rest(subscription: Subscription) -> list[str]:
+    try:
+        return drain(subscription.channel())
+    except trio.ClosedResourceError:
+        return []
+
+
+def close_two(busy: Busy) -> None:
+    busy.blocking.close()
+    busy.batched.channel().close()
+
+
+VICTIMS: Final[dict[str, Callable[[Busy], object]]] = {
+    "a subscription": lambda busy: busy.blocking.close(),
+    "the subscription of batches": lambda busy: busy.batched.close(),
+    "the subscription of a handler": lambda busy: busy.handled.close(),
+    "a channel": lambda busy: busy.blocking.channel().close(),
+    "the channel of a handler": lambda busy: busy.handled.channel().close(),
+    "the bus": lambda busy: busy.bus.close(),
+    "two at once": close_two,
+}
+
+SAMPLES = 60
+"""At how many lines each of them is closed: evenly spread over all lines of the program."""
+
+
+async def play(act: Callable[[Busy], object], at_line: AtLine) -> None:
+    before = tasks_living()
+    async with open_event_bus(inbox_size=3, checkpoint_every=3) as bus:
+        recorder = Recorder()
+        busy = Busy(
+            bus,
+            await bus.subscribe("a", max_buffer_size=1),
+            await bus.subscribe("a", max_buffer_size=2),
+            await bus.on(recorder, "a", concurrency=2, max_buffer_size=1),
+            await bus.subscribe("a", max_buffer_size=100),
+            recorder=recorder,
+        )
+        at_line.act = partial(act, busy)
+        with at_line.armed():
+            await busy.run()
+    busy.check()
+    assert tasks_living() == before
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("files", [(PACKAGE,), TRIO_CORE], ids=["the package", "trio"])
+def test_closing_at_any_line_is_safe(victim: str, files: tuple[str, ...]) -> None:
+    async def main() -> None:
+        calm = AtLine(-1, bool, files)
+        await play(VICTIMS[victim], calm)
+        assert calm.lines > SAMPLES
+        step = calm.lines // SAMPLES
+        offset = list(VICTIMS).index(victim) * step // len(VICTIMS)
+        for number in range(offset, calm.lines, step):
+            at_line = AtLine(number, bool, files)
+            try:
+                await play(VICTIMS[victim], at_line)
+            except BaseException as error:
+                error.add_note(f"closed at line {number}: {at_line.where}")
+                raise
+
+    run_with_time_limit(main)
+
+
+async def test_finalizers_of_real_cycles_close_while_the_collector_runs_all_the_time(
+    autojump_clock: MockClock,
+) -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for close in VICTIMS.values():
+            async with open_event_bus(inbox_size=3, checkpoint_every=3) as bus:
+                recorder = Recorder()
+                busy = Busy(
+                    bus,
+                    await bus.subscribe("a", max_buffer_size=1),
+                    await bus.subscribe("a", max_buffer_size=2),
+                    await bus.on(recorder, "a", concurrency=2, max_buffer_size=1),
+                    await bus.subscribe("a", max_buffer_size=100),
+                    recorder=recorder,
+                )
+                weakref.finalize(Cycle(), close, busy)
+                await busy.run()
+            busy.check()
+    finally:
+        gc.set_threshold(*threshold)
+
+
+# -------------------------------------------------------------------- the data of events that go
+
+
+@attrs.define(eq=False)
+class Dying:
+    """Data whose destructor does something."""
+
+    act: Callable[[], object]
+    errors: list[BaseException]
+
+    def __del__(self) -> None:
+        try:
+            self.act()
+        except (BusClosedError, trio.WouldBlock, *ENDS):
+            pass  # that is how these operations refuse
+        except BaseException as error:
+            self.errors.append(error)
+
+
+ACTS: Final[dict[str, Callable[[EventBus, Subscription], object]]] = {
+    "closes the subscription": lambda bus, subscription: subscription.close(),
+    "closes the channel": lambda bus, subscription: subscription.channel().close(),
+    "closes the bus": lambda bus, subscription: bus.close(),
+    "sends": lambda bus, subscription: bus.send_nowait("b", "k", "/from a destructor"),
+    "sends into it": lambda bus, subscription: bus.send_nowait("a", "k", "/from a destructor"),
+    "reads": lambda bus, subscription: subscription.channel().receive_nowait(),
+    "reads a batch": lambda bus, subscription: drain(subscription.channel()),
+    "asks": lambda bus, subscription: (bus.is_wanted("a", "k", "/"), subscription.statistics()),
+    "adds": lambda bus, subscription: add(subscription),
+}
+
+
+def add(subscription: Subscription) -> None:
+    if "added" not in repr(subscription):
+        subscription.add("added")
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("overflow", Overflow)
+async def test_the_destructor_of_dropped_data_may_use_the_bus(
+    act: str, overflow: Overflow, autojump_clock: MockClock
+) -> None:
+    errors: list[BaseException] = []
+    async with open_event_bus() as bus:
+        # One before it and one after it in the order of delivery.
+        before = await bus.subscribe("**", max_buffer_size=100)
+        subscription = await bus.subscribe("a", max_buffer_size=2, overflow=overflow)
+        after = await bus.subscribe("**", "k", max_buffer_size=100)
+        accepted = 0
+        for number in range(5):
+            data = Dying(partial(ACTS[act], bus, subscription), errors)
+            try:
+                bus.send_nowait("a", "k", f"/{number}", data)
+                accepted += 1
+            except (trio.WouldBlock, BusClosedError):
+                pass
+            data = None  # type: ignore[assignment]  # only the bus has it
+            while before.statistics().queued:
+                before.receive_nowait()
+            while after.statistics().queued:
+                after.receive_nowait()
+            await wait_all_tasks_blocked()
+        subscription.channel().close()
+        await wait_all_tasks_blocked()
+        assert not errors
+        for each in (before, subscription, after):
+            assert_balanced(each)
+        assert before.statistics().matched == after.statistics().matched >= accepted
+        assert before.statistics().matched == bus.statistics().accepted
+        assert after.statistics().dropped == after.statistics().discarded == 0
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("close", ["the channel", "the bus", "nothing"])
+async def test_the_destructor_of_what_nobody_has_read_may_use_the_bus(
+    act: str, close: str, autojump_clock: MockClock
+) -> None:
+    errors: list[BaseException] = []
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=10)
+        other = await bus.subscribe("**", max_buffer_size=100)
+        for number in range(3):
+            data = Dying(partial(ACTS[act], bus, subscription), errors)
+            bus.send_nowait("a", "k", f"/{number}", data)
+            del data
+        await wait_all_tasks_blocked()
+        while other.statistics().queued:
+            other.receive_nowait()
+        if close == "the channel":
+            subscription.channel().close()
+        elif close == "the bus":
+            bus.close()
+        await wait_all_tasks_blocked()
+        assert_balanced(subscription)
+        assert_balanced(other)
+        assert other.statistics().matched == bus.statistics().accepted
+    assert not errors
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_the_destructor_of_handled_data_may_use_the_bus(
+    act: str, autojump_clock: MockClock
+) -> None:
+    errors: list[BaseException] = []
+    handled: list[str] = []
+    async with open_event_bus() as bus:
+
+        async def handle(event: Event) -> None:
+            handled.append(event.path)
+            raise ValueError
+
+        subscription = await bus.on(handle, "a", on_error=Log())
+        for number in range(3):
+            try:
+                bus.send_nowait(
+                    "a",
+                    "k",
+                    f"/{number}",
+                    Dying(partial(ACTS[act], bus, subscription), errors),
+                )
+            except BusClosedError:
+                assert act == "closes the bus"
+            await wait_all_tasks_blocked()
+    assert not errors
+    assert_balanced(subscription)
+    assert subscription.statistics().handling == 0
+    assert len(set(handled)) >= 1
+
+
+async def test_data_that_cannot_be_asked_anything_is_passed_on(
+    autojump_clock: MockClock,
+) -> None:
+    class Rude:
+        @property  # type: ignore[misc]  # it is rude
+        def __class__(self) -> type:
+            raise ZeroDivisionError
+
+        def __bool__(self) -> bool:
+            raise ZeroDivisionError
+
+        def __hash__(self) -> int:
+            raise ZeroDivisionError
+
+        def __eq__(self, other: object) -> bool:
+            raise ZeroDivisionError
+
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    data = Rude()
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=1, overflow=Overflow.DROP_OLDEST)
+        handler = Recorder()
+        await bus.on(handler, "a", on_error=Log())
+        for number in range(3):
+            await bus.send("a", "k", f"/{number}", data)
+        await wait_all_tasks_blocked()
+        event = await subscription.receive()
+        assert event.data is data
+        hash(event)
+        async with bus.expect("b") as waiter:
+            await bus.send("b", "k", "/x", data)
+            assert (await waiter.event()).data is data
+    assert handler.seen == ["/0", "/1", "/2"]
