@@ -26,7 +26,7 @@ from ..handlers.handling import POLICIES, Recorder
 from ..injecting import CONTEXTLIB, PACKAGE, AtLine, ctrl_c_works, interrupt, no_chance
 from ..observing import assert_balanced, tasks_living
 from ..time_limit import run_with_time_limit
-from .staging import OPERATIONS, Operation, expect, request, staged, use_another_bus, wait_for
+from .staging import OPERATIONS, Operation, expect, request, staged, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ async def play(operation: Operation, at_line: AtLine) -> None:
     before = tasks_living()
     async with staged(operation) as stage:
         try:
-            with at_line.armed():
+            with at_line:
                 await operation(stage)
             await trio.lowlevel.checkpoint()  # where trio raises it if it could not before
         except KeyboardInterrupt as error:
@@ -77,9 +77,7 @@ def test_ctrl_c_at_any_line_of_an_operation_breaks_nothing(operation: Operation)
     run_with_time_limit(partial(interrupt_everywhere, partial(play, operation)))
 
 
-@pytest.mark.parametrize(
-    "operation", [expect, wait_for, request, use_another_bus], ids=lambda o: o.__name__
-)
+@pytest.mark.parametrize("operation", [expect, wait_for, request], ids=lambda o: o.__name__)
 def test_ctrl_c_in_the_code_of_contextlib_leaves_nothing_open(operation: Operation) -> None:
     run_with_time_limit(partial(interrupt_everywhere, partial(play, operation), CONTEXTLIB))
 
@@ -89,7 +87,7 @@ async def quit_with(at_line: AtLine, program: Callable[[], Awaitable[None]]) -> 
     before, around = tasks_living(), current_bus.get(None)
     interrupts: list[BaseException] = []
     try:
-        with at_line.armed():
+        with at_line:
             await program()
         await trio.lowlevel.checkpoint()
     except KeyboardInterrupt as error:
