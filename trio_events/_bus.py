@@ -556,7 +556,7 @@ class EventBus(metaclass=NoPublicConstructor):
             )
             router.open(actor, subscription)
             name = f"trio_events subscription {str(interest.system)!r}"
-            self._nursery.start_soon(actor.run, name=name)
+            self._nursery.start_soon(actor.run, router.close, name=name)
             return subscription
 
     def _start(self, registration: Registration, origin: str) -> Subscription:

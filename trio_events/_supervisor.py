@@ -141,7 +141,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
     try:
         async with trio.open_nursery() as nursery:
             trio_token = trio.lowlevel.current_trio_token()
-            router = Router(options.inbox_size, Pace(options.checkpoint_every), trio_token)
+            router = Router.of(options.inbox_size, Pace(options.checkpoint_every), trio_token)
             staff = Staff(nursery, router, options.drain_timeout)
             nursery.start_soon(router.run, name="trio_events router")
             bus = EventBus._create(

@@ -104,7 +104,7 @@ class Core(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = Router(INBOX_SIZE, Pace(1), clock=lambda: 0.0)
+        self.router = Router.of(INBOX_SIZE, Pace(1), clock=lambda: 0.0)
         self.pairs: list[Pair] = []
         # The inbox of the model: events with those that they go to, and ends of subscriptions.
         self.inbox: list[tuple[Event, list[Model]] | Model] = []

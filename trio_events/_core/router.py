@@ -32,12 +32,8 @@ class Router:
     Everything but `run` is synchronous: nothing else runs meanwhile.
     """
 
-    _inbox_size: int
-    _pace: Pace
-    _token: trio.lowlevel.TrioToken | None = None
-    _clock: Callable[[], float] = trio.current_time
-    core: Core = attrs.field(init=False)
-    table: RoutingTable[Recipient] = attrs.field(factory=RoutingTable, init=False)
+    core: Core
+    table: RoutingTable[Recipient]
     subscriptions: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
     """The open subscriptions, in the order of opening, each with what applications hold."""
 
@@ -55,13 +51,18 @@ class Router:
     _routed: int = attrs.field(default=0, init=False)
     _is_routing: bool = attrs.field(default=False, init=False)
 
-    def __attrs_post_init__(self) -> None:
-        notices = Notices()
-        inbox = Inbox(self._inbox_size, notices)
-        senders = Senders(inbox, self.table, self._clock)
-        self.core = Core(
-            inbox, Door(self._token), senders, notices, self._pace, self.close, self._clock
-        )
+    @staticmethod
+    def of(
+        inbox_size: int,
+        pace: Pace,
+        token: trio.lowlevel.TrioToken | None = None,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> Router:
+        """A router with all that belongs to it, for the running thread."""
+        notices, table = Notices(), RoutingTable[Recipient]()
+        inbox = Inbox(inbox_size, notices)
+        senders = Senders(inbox, table, clock)
+        return Router(Core(inbox, Door(token), senders, notices, pace, clock), table)
 
     # The actor
 
