@@ -322,7 +322,7 @@ class SubscriptionActor:
         reserve_stack()
         self.readers[reader] = None
         if not self.buffer.is_dry and self.readers.pop(reader, reader) is None:
-            return []  # a destructor has just closed the bus, say
+            return []  # noqa: ASYNC910  # a destructor has just closed the bus, say
         events = await reader.wait(self.readers)
         self.buffer.on_the_way -= len(events)
         self.core.pace.restart()

@@ -70,7 +70,8 @@ class Inbox:
     signalled: bool = attrs.field(default=False, init=False)
     """Whether a list is in the channel, or has been handed to the router."""
 
-    _router: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    # The router's task while it waits, or is about to.
+    _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
     _tx: trio.MemorySendChannel[list[Message]] = attrs.field(init=False)
     rx: trio.MemoryReceiveChannel[list[Message]] = attrs.field(init=False)
 
@@ -85,21 +86,23 @@ class Inbox:
     def post(self, message: Message) -> None:
         """Give a message its place in the total order, and wake the router if it sleeps."""
         if not self.signalled:
-            with self._notices:
-                self.signalled = True
-                self._tx.send_nowait(self.messages)
-            if self._router is not None and self._router is _running_task():
+            self.signalled = True
+            if self._sleeper is not None and self._sleeper is _running_task():
                 # The garbage collector runs a destructor in the middle of the router's own
-                # `receive`, which may not see the list any more, and go to sleep.
-                trio.lowlevel.current_trio_token().run_sync_soon(self._signal_again)
+                # `receive`, which could then miss the list, or be resumed before it waits.
+                trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
+            else:
+                with self._notices:
+                    self._signal()
         if type(message) is not Event:
             self.controls += 1
         self.messages.append(message)
 
-    def _signal_again(self) -> None:
-        statistics = self.rx.statistics()
-        if statistics.tasks_waiting_receive and statistics.current_buffer_used:
-            self._tx.send_nowait(self.rx.receive_nowait())
+    def _signal(self) -> None:
+        try:
+            self._tx.send_nowait(self.messages)
+        except trio.ClosedResourceError:  # it came too late, and all has been routed
+            pass
 
     async def wait(self) -> None:
         """Wait until there are messages to take. For the router's task alone.
@@ -107,8 +110,9 @@ class Inbox:
         Raises:
           trio.EndOfChannel: If there will be none any more.
         """
-        self._router = trio.lowlevel.current_task()
+        self._sleeper = trio.lowlevel.current_task()
         await self.rx.receive()
+        self._sleeper = None
         self.signalled = False
 
     def take(self) -> list[Message]:
