@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import attrs
 import pytest
@@ -51,15 +51,17 @@ class AtLine:
     where: str | None = None
     """The line at which it was done, or None if it has not been reached."""
 
-    @contextmanager
-    def armed(self) -> Iterator[None]:
+    _before: Any = attrs.field(default=None, init=False)
+
+    # Not by contextlib, whose lines may be among those that count.
+    def __enter__(self) -> Self:
         """Count the lines that run in the block, whichever task runs them."""
-        before = sys.gettrace()  # that of a coverage tool, perhaps
+        self._before = sys.gettrace()  # that of a coverage tool, perhaps
         sys.settrace(self._on_call)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
 
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
         # Trio's loop itself isn't ready for a destructor that reschedules a task.

@@ -165,7 +165,7 @@ async def play(act: Callable[[Busy], object], at_line: AtLine) -> None:
             recorder=recorder,
         )
         at_line.act = partial(act, busy)
-        with at_line.armed():
+        with at_line:
             await busy.run()
     busy.check()
     assert tasks_living() == before

@@ -44,7 +44,7 @@ async def wake_many_readers(size: int, count: AtLine) -> None:
         for _ in range(size):
             nursery.start_soon(subscription.channel().receive)
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             for _ in range(size):
                 bus.send_nowait("a", "k", "/x")
             await wait_all_tasks_blocked()
@@ -61,7 +61,7 @@ async def dismiss_many_readers(size: int, count: AtLine) -> None:
         for _ in range(size):
             nursery.start_soon(read)
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             subscription.channel().close()
             await wait_all_tasks_blocked()
 
@@ -72,7 +72,7 @@ async def cancel_many_readers(size: int, count: AtLine) -> None:
         for _ in range(size):
             nursery.start_soon(subscription.channel().receive)
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await wait_all_tasks_blocked()
@@ -86,7 +86,7 @@ async def let_in_many_senders(size: int, count: AtLine) -> None:
         for _ in range(size):
             nursery.start_soon(bus.send, "a", "k", "/x")
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             for _ in range(size):
                 await subscription.channel().receive()
 
@@ -99,7 +99,7 @@ async def cancel_many_senders(size: int, count: AtLine) -> None:
         for _ in range(size):
             nursery.start_soon(bus.send, "a", "k", "/x")
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await wait_all_tasks_blocked()
@@ -115,7 +115,7 @@ async def busy_readers_and_waiting_senders(size: int, count: AtLine) -> None:
             await subscription.channel().receive()
             await trio.sleep(10)
 
-        with count.armed():
+        with count:
             for _ in range(size):
                 nursery.start_soon(read)
             await wait_all_tasks_blocked()
@@ -136,7 +136,7 @@ async def move_many_senders(size: int, count: AtLine) -> None:
             for _ in range(size):
                 nursery.start_soon(bus.send, system, "k", "/x")
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             one.close()
             await wait_all_tasks_blocked()
         assert bus.statistics().tasks_waiting_send == 2 * size
@@ -153,7 +153,7 @@ async def a_removed_pattern_releases_many_senders(size: int, count: AtLine) -> N
             nursery.start_soon(bus.send, "a", "k", "/x")
             nursery.start_soon(bus.send, "b", "k", "/x")
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             subscription.remove("b")
             await wait_all_tasks_blocked()
         assert bus.statistics().tasks_waiting_send == size
@@ -180,7 +180,7 @@ async def look_at_a_ring(size: int, count: AtLine) -> None:
         for number in range(size):
             nursery.start_soon(play, number)
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             await trio.sleep(8)
         assert len(errors) == 1
         nursery.cancel_scope.cancel()
@@ -203,7 +203,7 @@ async def look_at_a_chain(size: int, count: AtLine) -> None:
         for number in range(size):
             nursery.start_soon(play, number)
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             await trio.sleep(8)
         nursery.cancel_scope.cancel()
 
@@ -218,7 +218,7 @@ async def look_at_many_senders_for_long(size: int, count: AtLine) -> None:
         for _ in range(size):
             nursery.start_soon(bus.send, "a", "k", "/x")
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             await trio.sleep(100)
         nursery.cancel_scope.cancel()
 
@@ -226,7 +226,7 @@ async def look_at_many_senders_for_long(size: int, count: AtLine) -> None:
 async def close_many_subscriptions(size: int, count: AtLine) -> None:
     async with open_event_bus() as bus:
         subscriptions = [await bus.subscribe("a.*", f"k{n}") for n in range(size)]
-        with count.armed():
+        with count:
             for subscription in subscriptions:
                 subscription.close()
             await wait_all_tasks_blocked()
@@ -253,7 +253,7 @@ async def close_a_bus_of_many_waits(size: int, count: AtLine) -> None:
             nursery.start_soon(send)
             nursery.start_soon(read)
         await wait_all_tasks_blocked()
-        with count.armed():
+        with count:
             bus.close()
             await wait_all_tasks_blocked()
 
@@ -319,7 +319,7 @@ async def test_an_event_costs_the_same_among_many_subscriptions_that_do_not_want
                 await bus.send("a.x", "k", "/u/y/z")
                 await wait_all_tasks_blocked()
             count = AtLine(-1, bool)
-            with count.armed():
+            with count:
                 await bus.send("a.x", "k", "/u/y/z")
                 await wait_all_tasks_blocked()
             lines.append(count.lines)
@@ -337,7 +337,7 @@ async def test_a_subscription_that_comes_and_goes_costs_others_little(
                 await bus.send(f"a.b{number}", "k", "/x")
             await wait_all_tasks_blocked()
             count = AtLine(-1, bool)
-            with count.armed():
+            with count:
                 for _ in range(3):
                     (await bus.subscribe("**")).close()
                     await bus.send("a.b0", "k", "/x")

@@ -46,7 +46,7 @@ async def play(operation: Operation, at_line: AtLine) -> None:
     before = tasks_living()
     async with staged(operation) as stage:
         try:
-            with at_line.armed():
+            with at_line:
                 await operation(stage)
             await trio.lowlevel.checkpoint()  # where trio raises it if it could not before
         except KeyboardInterrupt as error:
@@ -62,8 +62,8 @@ async def interrupt_everywhere(scene: Callable[[AtLine], Awaitable[None]], *file
     files = files or (PACKAGE, CONTEXTLIB)
     calm = AtLine(-1, interrupt, files)
     await scene(calm)
-    assert calm.lines
-    for number in range(0, calm.lines, -(-calm.lines // SAMPLES)):
+    assert calm.lines or files == (CONTEXTLIB,)  # which may be in no operation's way
+    for number in range(0, calm.lines, 1 + calm.lines // SAMPLES):
         at_line = AtLine(number, interrupt, files)
         try:
             await scene(at_line)
@@ -89,7 +89,7 @@ async def quit_with(at_line: AtLine, program: Callable[[], Awaitable[None]]) -> 
     before, around = tasks_living(), current_bus.get(None)
     interrupts: list[BaseException] = []
     try:
-        with at_line.armed():
+        with at_line:
             await program()
         await trio.lowlevel.checkpoint()
     except KeyboardInterrupt as error:
