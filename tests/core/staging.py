@@ -139,6 +139,8 @@ async def staged(operation: Operation) -> AsyncIterator[Stage]:
         if operation in FILLED:
             for _ in range(2):
                 await stage.send()
+        if operation is close_the_bus_while_a_sender_waits:
+            nursery.start_soon(wait_in_send, stage)
         await wait_all_tasks_blocked()
         if operation in BESIDE:
             stage.beside(partial(BESIDE[operation], stage))
@@ -284,18 +286,16 @@ async def close_the_bus(stage: Stage) -> None:
 
 async def close_the_bus_while_a_sender_waits(stage: Stage) -> None:
     stage.closed = True
-
-    async def wait_in_send() -> None:
-        try:
-            await stage.bus.send("a", "k", "/waits")
-        except BusClosedError:
-            pass
-        else:
-            stage.accepted.append("/waits")
-
-    stage.nursery.start_soon(wait_in_send)
-    await wait_all_tasks_blocked()
     stage.bus.close()
+
+
+async def wait_in_send(stage: Stage) -> None:
+    try:
+        await stage.bus.send("a", "k", "/waits")
+    except BusClosedError:
+        pass
+    else:
+        stage.accepted.append("/waits")
 
 
 async def ask_what_there_is(stage: Stage) -> None:
