@@ -7,14 +7,14 @@ BIN = $(VENV)/bin
 BENCH = .venv-bench
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench bench-quick profile bench-routing bench-requests \
-	docs mutants format clean
+.PHONY: help demo test lint quick soak bench bench-quick bench-against bench-growth instructions \
+	profile bench-routing bench-requests docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
-	$(BIN)/python examples/file_index.py $(DIR)
+	$(BIN)/python examples/file_index.py $(if $(DIR),"$$DIR")
 
 test: lint docs soak  ## Everything CI runs: these three, then the tests of the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py
@@ -37,6 +37,15 @@ bench: $(BENCH)/made  ## Measure the bus next to its peers, and write what the d
 
 bench-quick: $(BENCH)/made  ## Only the ratios that the bus wants to reach, in a minute
 	$(BENCH)/bin/python -m benchmarks.run --quick
+
+bench-against: $(BENCH)/made  ## The same scenarios of another commit in one run: make bench-against REV=...
+	$(BENCH)/bin/python -m benchmarks.against $(REV)
+
+bench-growth: $(BENCH)/made  ## Measure what grows with subscriptions, senders, readers (minutes)
+	$(BENCH)/bin/python -m benchmarks.growth
+
+instructions: $(BENCH)/made  ## Count the CPU instructions of an event: make instructions [REV=...]
+	$(BENCH)/bin/python -m benchmarks.instructions $(if $(REV),--against $(REV))
 
 profile: $(BENCH)/made  ## See where the time goes when ten subscribers read
 	$(BENCH)/bin/python -m benchmarks.profiling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 import matplotlib
@@ -46,6 +47,25 @@ def draw(directory: Path, outcomes: Mapping[str, Outcome]) -> None:
             _save(_bars(callbacks), directory / "callbacks.svg")
         if {scenarios.MATCHING, scenarios.DEPTH, scenarios.PAYLOAD} <= {*outcomes}:
             _save(_growth(outcomes), directory / "growth.svg")
+
+
+def draw_curves(path: Path, curves: Mapping[str, Mapping[int, float]]) -> None:
+    """Draw a panel for each curve: what one of something costs, in µs, by size."""
+    columns = 4
+    rows = -(-len(curves) // columns)
+    with matplotlib.rc_context({**STYLE, "font.size": 7}):
+        figure = Figure(figsize=(9, 1.7 * rows))
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, (name, points) in zip(panels, curves.items(), strict=False):
+            axes.plot([*points], [*points.values()], marker="o", markersize=3, color=OURS)
+            axes.set_xscale("log")
+            axes.set_ylim(0, 2 * max(points.values(), default=1))
+            axes.set_title("\n".join(wrap(name, 30)), loc="left", fontsize=7)
+            axes.set_ylabel("µs")
+        for axes in panels:
+            axes.set_axis_off()
+        figure.tight_layout()
+        _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -10,15 +10,26 @@ Empty files are not duplicates of each other; hard links to one file are.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+
+def interrupted(*_: object) -> None:
+    """Ctrl-C before there is anything to clean up."""
+    sys.stderr.write("Interrupted.\n")
+    os._exit(130)  # what a shell makes of SIGINT
+
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, interrupted)  # it could come during the imports
+
 import argparse
 import hashlib
 import heapq
 import io
 import itertools
 import logging
-import os
-import signal
-import sys
 import sysconfig
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -353,6 +364,8 @@ def main() -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     # The bus warns of senders that wait long. Here that is wanted.
     logging.getLogger("trio_events").setLevel(logging.ERROR)
+    if signal.getsignal(signal.SIGINT) is interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     exit_code = 0
     try:
         print(f"Index of {printable(str(root))}", flush=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
 import attrs
 import pytest
@@ -51,14 +51,17 @@ class AtLine:
     where: str | None = None
     """The line at which it was done, or None if it has not been reached."""
 
-    _before: Any = attrs.field(default=None, init=False)
+    # Python lets go of a trace function that raises, while it still runs.
+    _held: tuple[Any, Any] = attrs.field(init=False)
+    _before: Any = attrs.field(init=False)  # the trace function of a coverage tool, perhaps
 
-    # Not by contextlib, whose lines may be among those that count.
-    def __enter__(self) -> Self:
-        """Count the lines that run in the block, whichever task runs them."""
-        self._before = sys.gettrace()  # that of a coverage tool, perhaps
-        sys.settrace(self._on_call)
-        return self
+    # As a context manager it counts the lines that run in the block, whichever task runs them.
+    # Not a generator: an interrupt in the code of contextlib would leave that suspended.
+
+    def __enter__(self) -> None:
+        self._before = sys.gettrace()
+        self._held = self._on_call, self._on_line
+        sys.settrace(self._held[0])
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self._before)
@@ -67,7 +70,7 @@ class AtLine:
         # Trio's loop itself isn't ready for a destructor that reschedules a task.
         if frame.f_code.co_name == "unrolled_run":
             return None
-        return self._on_line if frame.f_code.co_filename.startswith(self.files) else None
+        return self._held[1] if frame.f_code.co_filename.startswith(self.files) else None
 
     def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "line":
@@ -76,7 +79,7 @@ class AtLine:
                 self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 self.act()
             assert self.lines < self.most, "the program runs on and on"
-        return self._on_line
+        return self._held[1]
 
 
 def interrupt() -> None:

@@ -79,8 +79,8 @@ def drain(channel: EventChannel) -> list[str]:
 
 def wake(router: Router) -> None:
     """Do what the router's task does when there are messages."""
-    router.inbox.rx.receive_nowait()
-    router.inbox.signalled = False
+    router.core.inbox.rx.receive_nowait()
+    router.core.inbox.signalled = False
     router.route_inbox()
 
 

@@ -466,7 +466,7 @@ class Ledger(trio.abc.Instrument):
         router = self.bus._router
         assert router.table.is_empty
         senders = router.core.senders
-        for left in (router.subscriptions, router.inbox.messages, senders.full):
+        for left in (router.subscriptions, router.core.inbox.messages, senders.full):
             assert not left
         assert not len(senders)
 

@@ -285,7 +285,7 @@ class Soak:
         router = self.bus._router
         expect(router.table.is_empty, "something is left in the routing table")
         senders = router.core.senders
-        expect(not (router.subscriptions or router.inbox.messages), "the router waits")
+        expect(not (router.subscriptions or router.core.inbox.messages), "the router waits")
         expect(not (senders.full or len(senders)), "the router remembers who waited")
         books = self.bus.statistics()
         expect(books.accepted == self.counts["sent"], f"{self.counts['sent']} sent: {books}")

@@ -6,9 +6,12 @@ from the task that started them.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, overload
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Any, final, overload
+
+import trio
 
 from ._bus import DataT, EventBus, current_bus
 from ._core.buffer import Overflow
@@ -156,8 +159,8 @@ def is_wanted(system: str, kind: str, path: str) -> bool:
     return _bus().is_wanted(system, kind, path)
 
 
-@contextmanager
-def use(bus: EventBus) -> Iterator[EventBus]:
+@final
+class use(AbstractContextManager[EventBus, None]):  # noqa: N801  # it is used as a function is
     """Make a bus the one around the block, and around tasks that are started in it.
 
     For example `with events.use(bus.for_actor("plugin")):`, in whose block the functions of this
@@ -169,13 +172,25 @@ def use(bus: EventBus) -> Iterator[EventBus]:
     Raises:
       TypeError: If it is not an `EventBus`.
     """
-    if not isinstance(bus, EventBus):
-        raise TypeError(f"bus must be an EventBus, not {bus!r}")
-    token = current_bus.set(bus)
-    try:
-        yield bus
-    finally:
-        current_bus.reset(token)
+
+    def __init__(self, bus: EventBus) -> None:
+        if not isinstance(bus, EventBus):
+            raise TypeError(f"bus must be an EventBus, not {bus!r}")
+        self._bus = bus
+
+    @trio.lowlevel.enable_ki_protection
+    def __enter__(self) -> EventBus:
+        self._token = current_bus.set(self._bus)
+        return self._bus
+
+    @trio.lowlevel.enable_ki_protection
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        current_bus.reset(self._token)
 
 
 def _bus() -> EventBus:

@@ -6,15 +6,16 @@ import copy
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, cast, final, overload
 
 import attrs
 import trio
 
+from ._core.actor import Core
 from ._core.buffer import Overflow
 from ._core.notices import SendsRefused
 from ._core.router import Router
-from ._core.senders import Queue
 from ._errors import BusClosedError, SubscriptionLimitError
 from ._event import Event, EventDraft
 from ._handlers.calling import DeadLetterHook, HandlerActor
@@ -26,7 +27,7 @@ from ._names.pattern import ExactPath, plain_name, plain_path
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
 from ._origin import caller
-from ._requests import REPLY_KIND, EventWaiter, expect, request
+from ._requests import REPLY_KIND, EventWaiter, Expecting, request
 from ._subscription import EventChannel, Subscription
 from ._terms import Terms
 
@@ -73,18 +74,28 @@ class EventBusStatistics:
 
 
 @final
+@attrs.define
+class _Refused:
+    """The events that `send_soon` could not send, counted for all names of a bus."""
+
+    count: int = 0
+
+
+@final
 @attrs.define(eq=False, repr=False)
 class EventBus(metaclass=NoPublicConstructor):
     """An open event bus, in the name of one actor. Get one from `open_event_bus`."""
 
     _made_by: ClassVar = "open_event_bus"
     _router: Router
+    _core: Core
     _nursery: trio.Nursery
     _staff: Staff
     _permits: Permits
     _token: trio.lowlevel.TrioToken
     _max_subscriptions: int
     _on_dead_letter: DeadLetterHook | None
+    _refused: _Refused = attrs.field(factory=_Refused, init=False)
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -114,13 +125,13 @@ class EventBus(metaclass=NoPublicConstructor):
             that has read from the full subscription waits itself, by whatever detours, for the
             sender. A send that has a deadline is left alone.
         """
-        router = self._router
-        router.inbox.check_here()
-        await next(router.core.pace.steps)()
-        stopped = self._offer(system, kind, path, data)
-        if stopped is not None:
-            await router.core.senders.wait(*stopped)
-            router.core.pace.restart()
+        self._core.door.check_here()
+        await next(self._core.pace.steps)()
+        event = self._post(system, kind, path, data)
+        if event is not None and (sender := self._router.offer(event, wait=True)) is not None:
+            await sender.wait()
+            self._core.pace.restart()
+            self._core.pace.restart()
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -130,9 +141,10 @@ class EventBus(metaclass=NoPublicConstructor):
           trio.WouldBlock: If `send` would wait. Nothing was sent.
           EventBusError: As `send`.
         """
-        self._router.inbox.check_here()
-        if self._offer(system, kind, path, data) is not None:
-            raise trio.WouldBlock
+        self._core.door.check_here()
+        event = self._post(system, kind, path, data)
+        if event is not None:
+            self._router.offer(event)
 
     def is_here(self) -> bool:
         """Whether the caller is in the run of trio that this bus belongs to.
@@ -161,7 +173,7 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
-        self._router.inbox.check_here()
+        self._core.door.check_here()
         return self._router.is_wanted(system, kind, path)
 
     def send_soon(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -183,9 +195,8 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
-        inbox = self._router.inbox
-        if inbox.closed or self._staff.draining:
-            raise BusClosedError("the bus is closed; the event was not sent")
+        if not self._core.door.is_open:
+            raise self._core.door.closed_error()
         try:
             self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
         except trio.RunFinishedError:
@@ -193,16 +204,14 @@ class EventBus(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     def _send_or_refuse(self, system: str, kind: str, path: str, data: object) -> None:
-        router = self._router
         try:
-            while (stopped := self._offer(system, kind, path, data)) is not None:
-                if stopped[1] is not router.core.senders.for_inbox:
-                    raise trio.WouldBlock
-                router.route_inbox()
+            event = self._post(system, kind, path, data)
+            if event is not None:
+                self._router.offer_now(event)
         except Exception as error:  # noqa: BLE001  # an error that leaves a callback ends the run
-            refused = router.refused = router.refused + 1
+            refused = self._refused.count = self._refused.count + 1
             if refused & (refused - 1) == 0:  # the first, second, fourth, eighth …
-                router.core.notices.add(SendsRefused(refused, error))
+                self._core.notices.add(SendsRefused(refused, error))
 
     @overload
     async def subscribe(
@@ -337,7 +346,7 @@ class EventBus(metaclass=NoPublicConstructor):
             raise TypeError(f"handlers must be a HandlerSet, not {handlers!r}")
         origin = caller()
         await self._arrive()
-        self._router.inbox.check_open()
+        self._core.door.check_open()
         subscriptions: list[Subscription] = []
         try:
             for registration in tuple(handlers.registrations):
@@ -370,7 +379,7 @@ class EventBus(metaclass=NoPublicConstructor):
           TypeError: If an argument is not of its type.
           EventBusError: As `subscribe`, but for the limit.
         """
-        return expect(self._router, self._permits, Interest.of(system, kind, path))
+        return Expecting(self._router, self._permits, Interest.of(system, kind, path))
 
     async def wait_for(
         self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
@@ -467,10 +476,11 @@ class EventBus(metaclass=NoPublicConstructor):
         Raises:
           NoBusError: If this is called in another thread, and the bus is open.
         """
-        if not self._router.inbox.closed:
-            self._router.inbox.check_here()
-            if not self._router.core.notices.postpone(self._staff.close):
-                self._staff.close()
+        if not self._core.door.closed:
+            self._core.door.check_here()
+            close = partial(self._staff.close, f"close() was called at {caller()}")
+            if not self._core.notices.postpone(close):
+                close()
 
     def statistics(self) -> EventBusStatistics:
         """The state of the bus now. Not a checkpoint."""
@@ -478,24 +488,24 @@ class EventBus(metaclass=NoPublicConstructor):
         return EventBusStatistics(
             accepted=router.accepted,
             unmatched=router.unmatched,
-            refused=router.refused,
-            current_inbox_used=router.inbox.used,
-            inbox_size=router.inbox.size,
+            refused=self._refused.count,
+            current_inbox_used=self._core.inbox.used,
+            inbox_size=self._core.inbox.size,
             open_subscriptions=len(router.subscriptions),
             open_waiters=len(router.waiters),
             routes_remembered=router.table.remembered,
-            tasks_waiting_send=len(router.core.senders),
+            tasks_waiting_send=len(self._core.senders),
         )
 
     def __repr__(self) -> str:
         router = self._router
-        state = "closed" if router.inbox.closed else f"{len(router.subscriptions)} subscriptions"
+        state = "closed" if self._core.door.closed else f"{len(router.subscriptions)} subscriptions"
         return f"<EventBus for {self._permits.actor!r}, {state}, {router.accepted} events accepted>"
 
-    def _offer(self, system: str, kind: str, path: str, data: object) -> tuple[Event, Queue] | None:
-        """Have an event accepted, or return it with the queue where it has to wait; or raise."""
+    def _post(self, system: str, kind: str, path: str, data: object) -> Event | None:
+        """Have an event accepted if it is clear that nothing stops it; otherwise return it."""
         # In one piece, because it is in the way of every event: a call is 3 % of a delivery.
-        router = self._router
+        router, core = self._router, self._core
         if system is not router.last_system or kind is not router.last_kind:
             system, kind = router.checked_names(system, kind)
         if type(path) is not str or not path:
@@ -509,40 +519,45 @@ class EventBus(metaclass=NoPublicConstructor):
         draft.data = data
         draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
         event = cast(Event, draft)
-        messages = router.inbox.messages
-        if messages and not router.core.senders.full and len(messages) < router.inbox.limit:
-            messages.append(event)  # all that `offer` does when nothing stops the event
+        inbox = core.inbox
+        # No call may come between the checks and `append`, where a destructor could close the bus.
+        if (
+            len(inbox.messages) < inbox.size
+            and (messages := inbox.messages)
+            and core.door.is_open
+            and not core.senders.full
+        ):
+            messages.append(event)
             return None
-        queue = router.offer(event)
-        return None if queue is None else (event, queue)
+        return event
 
     async def _arrive(self) -> None:
         """Make sure that the caller is where it should be, and give others a turn."""
-        self._router.inbox.check_run()
+        self._core.door.check_run()
         await trio.lowlevel.checkpoint()
-        self._router.core.pace.restart()
+        self._core.pace.restart()
 
     def _subscribe(self, terms: Terms, origin: str) -> Subscription[Any]:
         router = self._router
-        router.inbox.check_open()
+        self._core.door.check_open()
         self._permits.check_subscribe(terms.interest.system)
-        router.inbox.check_open()  # whatever the policy has done
+        self._core.door.check_open()  # whatever the policy has done
         if len(router.subscriptions) >= self._max_subscriptions:
             raise SubscriptionLimitError(
                 f"there are already {self._max_subscriptions} open subscriptions; close some, "
                 "or allow more by open_event_bus(max_subscriptions=...)",
                 max_subscriptions=self._max_subscriptions,
             )
-        actor = router.make_subscription(
-            terms.interest, origin, terms.max_buffer_size, terms.overflow
-        )
-        subscription: Subscription[Any] = Subscription._create(
-            actor, EventChannel._create(actor), router, self._permits
-        )
-        router.open(actor, subscription)
-        name = f"trio_events subscription {str(terms.interest.system)!r}"
-        self._nursery.start_soon(actor.run, name=name)
-        return subscription
+        interest, max_buffer_size = terms.interest, terms.max_buffer_size
+        with self._core.notices:
+            actor = router.make_subscription(interest, origin, max_buffer_size, terms.overflow)
+            subscription: Subscription[Any] = Subscription._create(
+                actor, EventChannel._create(actor), router, self._permits
+            )
+            router.open(actor, subscription)
+            name = f"trio_events subscription {str(interest.system)!r}"
+            self._nursery.start_soon(actor.run, router.close, name=name)
+            return subscription
 
     def _start(self, registration: Registration, origin: str) -> Subscription:
         origin = place_of(registration.handler) or origin

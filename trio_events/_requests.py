@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Final, final
 
 import attrs
 import trio
 
+from ._core.notices import reserve_stack
 from ._core.router import Router
 from ._errors import BusClosedError, NoSubscribersError
 from ._event import Event
@@ -74,25 +76,47 @@ def expecting(router: Router, permits: Permits, interest: Interest) -> EventChan
 
     Closing it is the caller's business.
     """
-    router.inbox.check_run()
-    router.inbox.check_open()
+    router.core.door.check_run()
+    router.core.door.check_open()
     permits.check_subscribe(interest.system)
-    router.inbox.check_open()  # whatever the policy has done
-    waiter = router.open_waiter(interest, caller(), _MAX_UNREAD)
-    channel: EventChannel = EventChannel._create(waiter)
-    return channel
+    router.core.door.check_open()  # whatever the policy has done
+    reserve_stack(more=10)  # so that there is room to close it
+    with router.core.notices:
+        waiter = router.open_waiter(interest, caller(), _MAX_UNREAD)
+        channel: EventChannel = EventChannel._create(waiter)
+        return channel
 
 
-@asynccontextmanager
-@trio.lowlevel.enable_ki_protection
-async def expect(
-    router: Router, permits: Permits, interest: Interest
-) -> AsyncGenerator[EventWaiter]:
-    """See `EventBus.expect`."""
-    with expecting(router, permits, interest) as channel:
-        await trio.lowlevel.checkpoint()
-        router.core.pace.restart()
-        yield EventWaiter._create(channel)
+@final
+@attrs.define(eq=False)
+class Expecting(AbstractAsyncContextManager[EventWaiter, None]):
+    """What `EventBus.expect` returns. Not a generator, whose surroundings Ctrl-C can interrupt."""
+
+    _router: Router
+    _permits: Permits
+    _interest: Interest
+    _channel: EventChannel = attrs.field(init=False)
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> EventWaiter:
+        self._channel = expecting(self._router, self._permits, self._interest)
+        try:
+            await trio.lowlevel.checkpoint()
+        except BaseException:
+            self._channel.close()
+            raise
+        self._router.core.pace.restart()
+        waiter: EventWaiter = EventWaiter._create(self._channel)
+        return waiter
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._channel.close()
 
 
 async def _first_event(channel: EventChannel) -> Event:
@@ -126,7 +150,7 @@ async def request(
         # Then those have their turn who subscribe in this very moment.
         await trio.lowlevel.checkpoint()
         router.core.pace.restart()
-        router.inbox.check_open()
+        router.core.door.check_open()
         if not router.is_wanted(event.system, event.kind, event.path, besides=channel._actor):
             raise NoSubscribersError(
                 f"no subscriber for kind {event.kind!r} in system {event.system!r} at path "

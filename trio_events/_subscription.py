@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Generic, cast, final
 
@@ -18,6 +19,7 @@ from ._names.interest import Interest
 from ._names.pattern import ExactPath
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
+from ._origin import caller
 
 
 @final
@@ -80,6 +82,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
     `async for event in channel` ends when the subscription has ended and all has been read.
     """
 
+    _made_by: ClassVar = "Subscription.channel"
     _actor: SubscriptionActor
 
     @trio.lowlevel.enable_ki_protection
@@ -96,7 +99,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
           NoBusError: If this is called in another thread. Nothing was taken.
         """
         actor = self._actor
-        actor.core.inbox.check_here()
+        actor.core.door.check_here()
         actor.known_readers.note_current()
         await next(actor.core.pace.steps)()
         if actor.buffer.front and not actor.must_settle:  # as in `EventIterator`
@@ -114,7 +117,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
           SubscriptionOverflowError: As `receive`.
           NoBusError: As `receive`.
         """
-        self._actor.core.inbox.check_here()
+        self._actor.core.door.check_here()
         self._actor.known_readers.note_current()
         return self._actor.take()
 
@@ -146,9 +149,12 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         Raises:
           NoBusError: If this is called in another thread.
         """
-        self._actor.core.inbox.check_here()
-        if not self._actor.core.notices.postpone(self._actor.discard):
-            self._actor.discard()
+        actor = self._actor
+        if not actor.discarded_at:
+            actor.core.door.check_here()
+            discard = partial(actor.discard, caller())
+            if not actor.core.notices.postpone(discard):
+                discard()
 
     async def aclose(self) -> None:
         """`close`, and a checkpoint. The channel is closed even if this is cancelled."""
@@ -189,6 +195,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
 class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over events, for one task. See `EventChannel`."""
 
+    _made_by: ClassVar = "`async for` over an EventChannel"
     _actor: SubscriptionActor
     _pace: Pace
     # The buffer's list that is being read. It is None until the reader has been noted and its
@@ -202,7 +209,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     async def __anext__(self) -> Event[DataT_co]:
         front = self._front
         if front is None:
-            self._actor.core.inbox.check_here()
+            self._actor.core.door.check_here()
             self._actor.known_readers.note_current()
             front = self._front = self._actor.buffer.front
         await next(self._pace.steps)()
@@ -220,6 +227,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
 class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     """An asynchronous iterator over lists of events. See `EventChannel.batches`."""
 
+    _made_by: ClassVar = "EventChannel.batches"
     _actor: SubscriptionActor
     _max_size: int | None
 
@@ -229,7 +237,7 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> list[Event[DataT_co]]:
         actor = self._actor
-        actor.core.inbox.check_here()
+        actor.core.door.check_here()
         actor.known_readers.note_current()
         if actor.closed or not actor.buffer.is_empty:  # otherwise it waits, or has just ended
             await trio.lowlevel.checkpoint()
@@ -324,11 +332,11 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           trio.ClosedResourceError: If the subscription was closed.
         """
         interest = Interest.of(system, kind, path)
-        inbox = self._router.inbox
-        inbox.check_here()
-        inbox.check_open()
+        door = self._router.core.door
+        door.check_here()
+        door.check_open()
         self._permits.check_subscribe(interest.system)
-        inbox.check_open()  # whatever the policy has done
+        door.check_open()  # whatever the policy has done
         self._check_open()
         if interest not in self._actor.interests:
             self._router.add_interest(self._actor, interest)
@@ -357,8 +365,8 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           trio.ClosedResourceError: If the subscription was closed.
         """
         interest = Interest.of(system, kind, path)
-        self._router.inbox.check_here()
-        self._router.inbox.check_open()
+        self._router.core.door.check_here()
+        self._router.core.door.check_open()
         self._check_open()
         if interest not in self._actor.interests:
             raise ValueError(f"{self!r} has not been added to {interest}")
@@ -379,9 +387,11 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         Raises:
           NoBusError: If this is called in another thread.
         """
-        self._router.inbox.check_here()
-        if not self._router.core.notices.postpone(self._actor.close):
-            self._actor.close()
+        actor = self._actor
+        if not actor.closed:
+            actor.core.door.check_here()
+            if not actor.core.notices.postpone(actor.close):
+                actor.close()
 
     def statistics(self) -> SubscriptionStatistics:
         """The counters now. Not a checkpoint."""

@@ -124,7 +124,7 @@ class _Opening(AbstractAsyncContextManager[EventBus, None]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._manager.__aexit__(exc_type, exc_value, traceback)
+        await self._manager.__aexit__(exc_type, exc_value, traceback)  # noqa: ASYNC102  # that of a nursery
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -141,11 +141,12 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
     try:
         async with trio.open_nursery() as nursery:
             trio_token = trio.lowlevel.current_trio_token()
-            router = Router(options.inbox_size, Pace(options.checkpoint_every), trio_token)
+            router = Router.of(options.inbox_size, Pace(options.checkpoint_every), trio_token)
             staff = Staff(nursery, router, options.drain_timeout)
             nursery.start_soon(router.run, name="trio_events router")
             bus = EventBus._create(
                 router,
+                router.core,
                 nursery,
                 staff,
                 Permits(options.policy, ANYBODY),
@@ -156,7 +157,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             token = current_bus.set(bus)
             try:
                 yield bus
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103  # a postponed one is raised in the end
                 if staff.draining and _is_own(error, router):
                     postponed = error  # the handlers finish first
                 else:
@@ -165,7 +166,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
                     router.close()
                     raise
             else:
-                bus.close()
+                staff.close()
             finally:
                 current_bus.reset(token)
     except BaseExceptionGroup as group:
@@ -215,4 +216,4 @@ def _is_own(error: BaseException, router: Router) -> bool:
     """Whether this is nothing but the error of a closed bus, or many of it."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_own(member, router) for member in error.exceptions)
-    return router.inbox.has_raised(error)
+    return router.core.door.has_raised(error)

@@ -135,8 +135,11 @@ async def record(
       max_buffer_size: Events that may arrive between two times that the recorder is asked.
 
     Raises:
+      TypeError: If `bus` is not an `EventBus`.
       EventBusError: As `EventBus.subscribe`.
     """
+    if not isinstance(bus, EventBus):
+        raise TypeError(f"the bus goes first, as in record(bus, 'orders.**'), not {bus!r}")
     return Recorder(
         await bus.subscribe(system, kind, max_buffer_size=max_buffer_size, overflow=Overflow.CLOSE)
     )
@@ -182,7 +185,7 @@ _WILDCARDS_ELSEWHERE = {"#", "+", ">", "?"}
 _characters = _ODD_CHARACTERS | st.characters(exclude_characters="*()|.")
 _reserved = st.text(_characters, max_size=5).map("${}".format)
 _unreserved = st.text(_characters, min_size=1, max_size=6).filter(
-    lambda text: text[0] != "$" and text not in _WILDCARDS_ELSEWHERE
+    lambda text: text[0] not in "$/" and text not in _WILDCARDS_ELSEWHERE
 )
 _literals = st.one_of(_unreserved, _unreserved, _unreserved, _reserved)
 _alternations = st.lists(_literals, min_size=1, max_size=4).map(lambda all_: f"({'|'.join(all_)})")

@@ -26,7 +26,7 @@ from ..handlers.handling import POLICIES, Recorder
 from ..injecting import CONTEXTLIB, PACKAGE, AtLine, ctrl_c_works, interrupt, no_chance
 from ..observing import assert_balanced, tasks_living
 from ..time_limit import run_with_time_limit
-from .staging import OPERATIONS, Operation, expect, request, staged, use_another_bus, wait_for
+from .staging import OPERATIONS, Operation, expect, request, staged, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +77,7 @@ def test_ctrl_c_at_any_line_of_an_operation_breaks_nothing(operation: Operation)
     run_with_time_limit(partial(interrupt_everywhere, partial(play, operation)))
 
 
-@pytest.mark.parametrize(
-    "operation", [expect, wait_for, request, use_another_bus], ids=lambda o: o.__name__
-)
+@pytest.mark.parametrize("operation", [expect, wait_for, request], ids=lambda o: o.__name__)
 def test_ctrl_c_in_the_code_of_contextlib_leaves_nothing_open(operation: Operation) -> None:
     run_with_time_limit(partial(interrupt_everywhere, partial(play, operation), CONTEXTLIB))
 

@@ -29,7 +29,7 @@ async def test_a_waiting_reader_gets_held_events_before_newer_ones() -> None:
 
 
 def test_held_events_stay_before_those_that_are_delivered_later() -> None:
-    router = Router(8, Pace(1), clock=lambda: 0.0)
+    router = Router.of(8, Pace(1), clock=lambda: 0.0)
     actor = router.make_subscription(Interest.of("a"), "test", 2, Overflow.BLOCK)
     router.open(actor)
     events = [Event("a", "k", f"/{number}") for number in range(6)]

@@ -500,7 +500,7 @@ def _actor(router: Router, path: str | None, system: str = "a") -> SubscriptionA
 
 def _lines_to_send(*others: tuple[str, str | None], path: str | None = None) -> int:
     """Count the lines from the inbox to a subscription, while there are others, too."""
-    router = Router(256, Pace(1), clock=lambda: 0.0)
+    router = Router.of(256, Pace(1), clock=lambda: 0.0)
     actors = [_actor(router, path), *(_actor(router, p, system) for system, p in others)]
     for actor in actors:
         router.open(actor)

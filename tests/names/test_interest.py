@@ -217,3 +217,8 @@ def test_every_public_class_without_a_constructor_says_which_function_makes_one(
             with pytest.raises(TypeError, match=f"^{name} has no public constructor: use "):
                 cls()
     assert found >= 5
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(InvalidEventError, match="path must not be empty"):
+        plain_path("")

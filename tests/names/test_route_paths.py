@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 SYSTEMS = ("a", "b", "a.b", "a.a.b", "c", "$x", "a.$x")
 KINDS = ("a", "b", "a.b", "$x")
-PATHS = ("/", "/a", "/b", "/a/b", "a", "//", "/a/b/c/a/b", "/*", "**", "*", "/(a)", ".", "a/./b")
+PATHS = (
+    *("/", "/a", "/b", "/a/b", "a", "//", "/a/b/c/a/b", "/*", "**", "*", "/(a)", ".", "a/./b"),
+    *("|", "/|", "a/|/b", "./", ".=", "a/**/b"),
+)
 FILTERS: tuple[str | ExactPath | None, ...] = (
     *(None, None, "/a", "/b", "/a/b", "//", "a", "/*", "/a/*", "**", "/**", "**/b", "/**/b/**"),
     *("/(a|b)", "(a|b)/*", "/(a|b)/(b|c)/**", "*", "*/*", "./*", "a/(.|b)/*"),
-    *(ExactPath("/*"), ExactPath("**"), ExactPath("/(a)")),
+    *(ExactPath("/*"), ExactPath("**"), ExactPath("/(a)"), ExactPath("|"), ExactPath(".=")),
+    "/".join(["(a|b|c|.|x1|x2|x3|x4|x5|x6)"] * 3),  # too many combinations to put in one by one
 )
 
 
@@ -117,6 +121,11 @@ class RoutingMachine(RuleBasedStateMachine):
     @rule(interest=_interests, data=st.data())
     def add_to_an_item(self, interest: Interest, data: st.DataObject) -> None:
         self._add(data.draw(st.sampled_from(list(self.model.items))), interest)
+
+    @precondition(lambda self: self.next_item)
+    @rule(interest=_interests, data=st.data())
+    def add_an_item_that_was_there_before(self, interest: Interest, data: st.DataObject) -> None:
+        self._add(data.draw(st.integers(0, self.next_item - 1)), interest)
 
     def _add(self, item: int, interest: Interest) -> None:
         if interest in self.model.items.get(item, []):
@@ -253,6 +262,30 @@ def test_the_place_of_an_item_is_that_of_its_first_interest() -> None:
     assert table.match("a", "k").items == ("first", "second")
 
 
+def test_an_item_that_was_removed_and_added_again_goes_to_the_end() -> None:
+    table = RoutingTable[str]()
+    for item in "xyz":
+        table.add(item, interest("**"))
+    assert table.match("a", "k").items == ("x", "y", "z")
+    table.remove("x", interest("**"))
+    table.add("x", interest("**"))
+    assert table.match("a", "k").items == ("y", "z", "x")
+
+
+def test_an_item_with_many_interests_is_found_while_one_of_them_matches() -> None:
+    table = RoutingTable[str]()
+    wanted = [interest(f"**.{letter}.**") for letter in "abcdefgh"]
+    names = [".".join("abcdefgh"[n:]) for n in range(8)]
+    table.add("y", interest("**"))
+    for one in wanted:
+        assert table.match("h", "k").items == ("y",)
+        table.add("x", one)
+    for gone, one in enumerate(wanted):
+        assert all(table.match(name, "k").items == ("y", "x") for name in names[gone:])
+        table.remove("x", one)
+    assert table.match("h", "k").items == ("y",)
+
+
 def test_the_same_interest_twice_is_refused_and_changes_nothing() -> None:
     table = RoutingTable[str]()
     table.add("x", interest("(a|b)"))
@@ -273,17 +306,32 @@ def test_a_wildcard_that_comes_and_goes_costs_a_remembered_route_a_few_lines() -
         table.add(item, interest(f"s{item}.**", None))
     for number in range(1_000):
         table.match(f"s{number % 200}.x", f"k{number}")
-    hot = table.match("s7.x", "k7")
 
     def unchanged() -> None:
-        assert table.match("s7.x", "k7") is hot
+        assert table.match("s7.x", "k7").items == (7,)
 
+    walk = count_lines(lambda: table.peek("s7.x", "k"), at_most=1_000)
     before = count_lines(unchanged, at_most=1_000)
+    after = []
     for round_ in range(50):
         for change in (table.add, table.remove):
             change(1_000, interest("*.y.**" if round_ % 2 else "**", "k1"))
-            assert count_lines(unchanged, at_most=1_000) <= before + 80
-    assert hot.items == (7,)
+            after.append(count_lines(unchanged, at_most=1_000))
+    # A few times, all routes are forgotten: then it costs what a new route does.
+    assert sorted(after)[89] <= before + 40
+    assert max(after) <= before + walk + 20
+    assert sum(after) <= 100 * (before + 40)
+
+
+def test_a_change_that_has_nothing_to_do_with_a_route_leaves_it_alone() -> None:
+    table = RoutingTable[int]()
+    table.add(0, interest("a.*"))
+    route = table.match("a.x", "k")
+    for other in (interest("*", "k"), interest("a.*", "l.**"), interest("b.**", None, "/x")):
+        table.add(1, other)
+        assert table.match("a.x", "k") is route
+        table.remove(1, other)
+        assert table.match("a.x", "k") is route
 
 
 def test_a_change_costs_the_same_however_many_routes_are_remembered() -> None:
@@ -317,12 +365,15 @@ def test_a_change_in_one_system_does_not_touch_the_routes_of_another() -> None:
     assert route.version == version
 
 
-def test_at_most_as_many_routes_are_remembered_and_the_oldest_goes_first() -> None:
+def test_when_as_many_routes_are_remembered_as_allowed_a_new_one_replaces_them() -> None:
     table = RoutingTable[int](3)
-    for name in "abcd":
+    for name in "abcabc":
         table.match(name, "k")
-    assert list(table.routes) == ["b", "c", "d"]
+    assert list(table.routes) == ["a", "b", "c"]
     assert table.remembered == 3
+    table.match("d", "k")
+    assert list(table.routes) == ["d"]
+    assert table.remembered == 1
 
 
 class Item:
@@ -454,6 +505,25 @@ def test_a_pattern_of_many_alternatives_takes_a_bounded_number_of_nodes() -> Non
         assert table.is_empty
 
     count_lines(run, at_most=60_000)
+
+
+def test_groups_that_are_not_expanded_are_told_apart() -> None:
+    groups = ["(" + "|".join(f"{letter}{n}" for n in range(10)) + ")" for letter in "abc"]
+    table = RoutingTable[int]()
+    for item, last in enumerate(groups):
+        wide = [groups[0], groups[0], last, "(x|y)"]
+        table.add(item, interest(".".join(wide), None, "/".join(wide)))
+    for item, letter in enumerate("abc"):
+        route = table.match(f"a1.a2.{letter}3.x", "k")
+        assert route.items == ()
+        assert route.find(f"a4/a5/{letter}6/y") == [item]
+        assert route.find(f"a4/a5/{letter}6/z") == []
+    assert not table.match("a1.a2.|.x", "k").by_path
+    assert table.match("a1.a2.b3.x", "k").find("a4/a5/|/y") == []
+    for item, last in enumerate(groups):
+        wide = [groups[0], groups[0], last, "(x|y)"]
+        table.remove(item, interest(".".join(wide), None, "/".join(wide)))
+    assert table.is_empty
 
 
 def test_a_route_shows_what_it_is() -> None:

@@ -733,7 +733,7 @@ class Pending:
     """A router with so many requests that wait for their replies, driven without a run loop."""
 
     def __init__(self, number: int) -> None:
-        self.router = Router(256, Pace(32), clock=lambda: 0.0)
+        self.router = Router.of(256, Pace(32), clock=lambda: 0.0)
         interest = Interest.of("orders", "order.place")
         self.router.open(self.router.make_subscription(interest, "", 256, Overflow.BLOCK))
         self.waiters = [self.ask(f"/{n}") for n in range(number)]
@@ -754,7 +754,7 @@ class Pending:
         assert self.waiters[3].take().path == "/3"
 
     def give_up(self) -> None:
-        self.waiters[4].discard()
+        self.waiters[4].discard("test")
         self.route()
 
     def begin(self) -> None:

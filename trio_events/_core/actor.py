@@ -14,8 +14,9 @@ from .._errors import SubscriptionOverflowError
 from .._event import Event
 from .._names.interest import Interest
 from .buffer import Buffer, End, Overflow
+from .door import Door
 from .inbox import Inbox, Unsubscribe
-from .notices import LossBegan, LossEnded, Notices, SendersStalled
+from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
 from .pace import Pace
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
@@ -47,13 +48,11 @@ class Core:
     """What all actors of a bus share."""
 
     inbox: Inbox
+    door: Door
     senders: Senders
     notices: Notices
     pace: Pace
-    close_bus: Callable[[], None]
-    """For a task that is cancelled: the supervisor is ending, and everything with it."""
-
-    clock: Callable[[], float] = trio.current_time
+    clock: Callable[[], float]
 
 
 @final
@@ -92,6 +91,9 @@ class SubscriptionActor:
     """What it matches now."""
 
     closed: bool = attrs.field(default=False, init=False)
+    discarded_at: str = attrs.field(default="", init=False)
+    """The line that closed the channel."""
+
     readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
     """The tasks that wait for events; then nothing is buffered."""
 
@@ -118,8 +120,12 @@ class SubscriptionActor:
     # The task
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:
-        """Do what can wait, until the subscription is closed."""
+    async def run(self, close_bus: Callable[[], None]) -> None:
+        """Do what can wait, until the subscription is closed.
+
+        Args:
+          close_bus: Called if the task is cancelled in another way: then the supervisor ends.
+        """
         # Not in pieces, nor with a parking lot: an idle subscription takes 1 KiB less like this.
         try:
             with self._scope:
@@ -134,7 +140,7 @@ class SubscriptionActor:
                         self._look_after_waits()
         finally:
             if not self.closed:
-                self.core.close_bus()
+                close_bus()
 
     def _stop_sleeping(self, _: object) -> trio.lowlevel.Abort:
         # It doesn't sleep if the garbage collector has roused it between trio's decision to
@@ -216,11 +222,12 @@ class SubscriptionActor:
         self.core.notices.keep(buffer.put_what_fits(events))
         if buffer.dropped > dropped:
             self._lose(dropped)
-        elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0 and not self.closed:
-            if self._queue is None:
-                self._queue = Queue(self)
-            self.core.senders.stop(self, self._queue)
+        elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:
             self.must_settle = True
+            if not self.closed:
+                if self._queue is None:
+                    self._queue = Queue(self)
+                self.core.senders.full[self] = self._queue
 
     def finish(self) -> None:
         """Nothing more will be delivered: what is here stays readable, then the channel ends."""
@@ -240,22 +247,26 @@ class SubscriptionActor:
           trio.ClosedResourceError: After `discard`.
         """
         try:
-            event = self.buffer.take()
+            if not self.must_settle:
+                return self.buffer.take()
+            with self.core.notices:
+                event = self.buffer.take()
+                self.settle()
+                return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
-        if self.must_settle:
-            self.settle()
-        return event
 
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
         try:
-            events = self.buffer.take_list(max_size)
+            if not self.must_settle:
+                return self.buffer.take_list(max_size)
+            with self.core.notices:
+                events = self.buffer.take_list(max_size)
+                self.settle()
+                return events
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
-        if self.must_settle:
-            self.settle()
-        return events
 
     def _end(self) -> Exception:
         match self.buffer.end_reason:
@@ -263,7 +274,8 @@ class SubscriptionActor:
                 return trio.EndOfChannel(f"{self.description()} has ended and everything was read")
             case End.DISCARDED:
                 return trio.ClosedResourceError(
-                    f"the channel of {self.description()} was closed by its reader"
+                    f"the channel of {self.description()} was closed by its reader, at "
+                    f"{self.discarded_at}"
                 )
             case End.OVERFLOW:
                 interest, size = self.interest, self.buffer.max_buffer_size
@@ -305,8 +317,13 @@ class SubscriptionActor:
                 return events
 
     async def _wait(self, max_size: int | None) -> list[Event[Any]]:
-        """Wait for events; there are none if the channel has ended."""
-        events = await Reader(max_size).wait(self.readers)
+        """Wait for events; there are none if there need not be any wait."""
+        reader = Reader(max_size)
+        reserve_stack()
+        self.readers[reader] = None
+        if not self.buffer.is_dry and self.readers.pop(reader, reader) is None:
+            return []  # a destructor has just closed the bus, say
+        events = await reader.wait(self.readers)
         self.buffer.on_the_way -= len(events)
         self.core.pace.restart()
         return events
@@ -323,10 +340,11 @@ class SubscriptionActor:
                 self._scope.cancel()
 
     @trio.lowlevel.enable_ki_protection
-    def discard(self) -> None:
-        """Want nothing more, not even what is here."""
-        if self.buffer.end_reason is not End.DISCARDED:
+    def discard(self, where: str) -> None:
+        """Close the channel: nothing more is wanted, not even what is here."""
+        if not self.discarded_at:
             with self.core.notices:
+                self.discarded_at = where
                 self.core.notices.keep(self.buffer.discard())
                 self.close()
                 self._end_loss()
@@ -356,15 +374,14 @@ class SubscriptionActor:
     # What follows from a change
 
     def settle(self) -> None:
-        """Let those act who wait for room, or need not wait for it any longer."""
+        """Let those act who wait for room, or need not wait for it any longer. Within a step."""
         buffer, senders = self.buffer, self.core.senders
-        with self.core.notices:
-            if self._loss is not None:
-                self._end_loss_if_over(self.core.clock())
-            buffer.fit_held()
-            if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
-                self._watch_senders(senders.full[self])
-            self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
+        if self._loss is not None:
+            self._end_loss_if_over(self.core.clock())
+        buffer.fit_held()
+        if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
+            self._watch_senders(senders.full[self])
+        self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
 
     def _dismiss_readers(self) -> None:
         while self.readers:

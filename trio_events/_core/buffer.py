@@ -88,6 +88,12 @@ class Buffer:
         return not (self.front or self._stored or self.held)
 
     @property
+    def is_dry(self) -> bool:
+        """Whether there is nothing to read now, but there may be later."""
+        ended = self._complete or self.end_reason is End.DISCARDED
+        return self.is_empty and not ended
+
+    @property
     def unread(self) -> int:
         """How many events can be read, including the held ones."""
         return self.buffered + len(self.held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -146,6 +147,26 @@ def log_notice(notice: Notice) -> None:
     _log.log(notice.level, "%s", notice, exc_info=error)
 
 
+_FRAMES: Final = 40
+"""More frames than any step has above its own, trio's included."""
+
+
+def reserve_stack(more: int = 0) -> None:
+    """Require room on the stack for a step, which a `RecursionError` would leave half done.
+
+    Args:
+      more: Frames beyond those of a step, for a caller who has to be able to call one later.
+
+    Raises:
+      RecursionError: If there is none.
+    """
+    try:
+        sys._getframe(sys.getrecursionlimit() - _FRAMES - more)
+    except ValueError:  # there are fewer frames
+        return
+    raise RecursionError("maximum recursion depth is too near for an operation on an event bus")
+
+
 @final
 class Notices:
     """The steps in which the state of a bus changes, and what has to wait for the end of one.
@@ -183,7 +204,8 @@ class Notices:
         return True
 
     def __enter__(self) -> None:
-        _reserve_stack(_FRAMES)
+        if not self._depth:
+            reserve_stack()
         self._depth += 1
 
     def __exit__(
@@ -214,12 +236,3 @@ class Notices:
                         listener(notice)
                     except Exception:  # noqa: BLE001  # shown as the logging module shows its own
                         traceback.print_exc()
-
-
-_FRAMES: Final = 16
-"""The most frames that a step has above its own, trio's included."""
-
-
-def _reserve_stack(frames: int) -> None:
-    if frames:
-        _reserve_stack(frames - 1)

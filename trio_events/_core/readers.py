@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, TypeAlias, final
 
+import attrs
 import trio
 
 from .._event import Event
@@ -17,6 +18,7 @@ Queue: TypeAlias = "OrderedDict[Reader, None]"
 
 
 @final
+@attrs.define(eq=False)
 class Reader:
     """A task that waits for events.
 
@@ -24,29 +26,26 @@ class Reader:
     moment at which a cancellation could lose an event, or let it be read twice.
     """
 
-    # In plain slots: there is one for each time that a reader waits.
-    __slots__ = ("_events", "_queue", "max_size", "task")
+    max_size: int | None
+    """The most events that it takes at once; None is no limit."""
 
-    def __init__(self, max_size: int | None) -> None:
-        self.max_size = max_size
-        """The most events that it takes at once; None is no limit."""
+    task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
+    """The task that made this, and that waits."""
 
-        self.task = trio.lowlevel.current_task()
-        """The task that made this, and that waits."""
+    _queue: Queue = attrs.field(init=False)
+    _events: list[Event[Any]] = attrs.field(init=False)
 
     async def wait(self, queue: Queue) -> list[Event[Any]]:
-        """Wait at the end of the queue for the answer: events, or none if there won't be any.
+        """Wait in the queue, for which it is already in line, until there is an answer.
 
         A checkpoint, always. Cancel-safe: if cancelled, the reader has left the queue, and there
         was no answer.
+
+        Returns:
+          Events, or none if there won't be any.
         """
         self._queue = queue
-        queue[self] = None
-        try:
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        except BaseException:
-            queue.pop(self, None)  # still there if trio had no room on the stack
-            raise
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
         return self._events
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
@@ -62,21 +61,19 @@ class Reader:
 
 
 @final
+@attrs.define(eq=False)
 class KnownReaders:
     """The living tasks that have ever read from a subscription.
 
     They are who can make room in it, as far as anybody knows.
     """
 
-    __slots__ = ("_last", "_tasks", "unknown")
+    unknown: bool = attrs.field(default=False, init=False)
+    """Whether something has read that is no task, such as a callback."""
 
-    def __init__(self) -> None:
-        self.unknown = False
-        """Whether something has read that is no task, such as a callback."""
-
-        # By weak references, which remove themselves: a task may have much to let go of.
-        self._tasks: dict[weakref.ref[trio.lowlevel.Task], None] = {}
-        self._last: weakref.ref[trio.lowlevel.Task] | None = None
+    # By weak references, which remove themselves: a task may have much to let go of.
+    _tasks: dict[weakref.ref[trio.lowlevel.Task], None] = attrs.field(factory=dict, init=False)
+    _last: weakref.ref[trio.lowlevel.Task] | None = attrs.field(default=None, init=False)
 
     def note_current(self) -> None:
         """Note the running task."""
@@ -88,24 +85,12 @@ class KnownReaders:
     def note(self, task: trio.lowlevel.Task) -> None:
         """Note a task."""
         if self._last is None or self._last() is not task:
-            self._last = weakref.ref(task, _Forget(self._tasks))
-            self._tasks.setdefault(self._last)
+            tasks = self._tasks  # the callback must not keep the readers alive
+            self._last = weakref.ref(task, lambda reference: tasks.pop(reference, None))
+            tasks.setdefault(self._last)
 
     def __iter__(self) -> Iterator[trio.lowlevel.Task]:
         for reference in tuple(self._tasks):
             task = reference()
             if task is not None and inspect.getcoroutinestate(task.coro) != inspect.CORO_CLOSED:
                 yield task
-
-
-@final
-class _Forget:
-    """Removes a dead reference from the tasks, and doesn't keep the readers alive."""
-
-    __slots__ = ("_tasks",)
-
-    def __init__(self, tasks: dict[weakref.ref[trio.lowlevel.Task], None]) -> None:
-        self._tasks = tasks
-
-    def __call__(self, reference: weakref.ref[trio.lowlevel.Task]) -> None:
-        self._tasks.pop(reference, None)

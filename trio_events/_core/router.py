@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Final, final
 
+import attrs
 import trio
 
 from .._event import Event
@@ -13,58 +14,64 @@ from .._names.pattern import plain_name
 from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
 from .buffer import Buffer, Overflow
+from .door import Door
 from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
-from .senders import Queue, Senders
+from .senders import Sender, Senders
+
+LEFT: Final = "its `async with open_event_bus()` block was left"
+"""Why a bus is closed, if nothing else was said."""
 
 
 @final
+@attrs.define(eq=False)
 class Router:
     """Takes messages in one order and hands each event to every subscription that matches.
 
     Everything but `run` is synchronous: nothing else runs meanwhile.
     """
 
-    def __init__(
-        self,
+    core: Core
+    table: RoutingTable[Recipient]
+    subscriptions: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
+    """The open subscriptions, in the order of opening, each with what applications hold."""
+
+    waiters: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
+    """The same for those without a task."""
+
+    last_system: str | None = attrs.field(default=None, init=False)
+    last_kind: str | None = attrs.field(default=None, init=False)
+    """The names of the latest event: a sender of these very objects needn't check them."""
+
+    after_routing: Callable[[], None] | None = attrs.field(default=None, init=False)
+    """Called when the inbox has been routed."""
+
+    unmatched: int = attrs.field(default=0, init=False)
+    _routed: int = attrs.field(default=0, init=False)
+    _is_routing: bool = attrs.field(default=False, init=False)
+
+    @staticmethod
+    def of(
         inbox_size: int,
         pace: Pace,
         token: trio.lowlevel.TrioToken | None = None,
-        *,
         clock: Callable[[], float] = trio.current_time,
-    ) -> None:
-        self.table: RoutingTable[Recipient] = RoutingTable()
-        notices = Notices()
-        self.inbox = Inbox(inbox_size, notices, token)
-        senders = Senders(self.inbox, self.table, clock)
-        self.core = Core(self.inbox, senders, notices, pace, self.close, clock)
-        self.subscriptions: dict[SubscriptionActor, Any] = {}
-        """The open subscriptions, in the order of opening, each with what applications hold."""
-
-        self.waiters: dict[SubscriptionActor, Any] = {}
-        """The same for those without a task."""
-
-        self.after_routing: Callable[[], None] | None = None
-        """Called when the inbox has been routed."""
-
-        self.last_system: str | None = None
-        self.last_kind: str | None = None
-        """The names of the latest event: a sender of these very objects needn't check them."""
-
-        self.unmatched = 0
-        self.refused = 0
-        self._routed = 0
-        self._is_routing = False
+    ) -> Router:
+        """A router with all that belongs to it, for the running thread."""
+        notices, table = Notices(), RoutingTable[Recipient]()
+        inbox = Inbox(inbox_size, notices)
+        senders = Senders(inbox, table, clock)
+        return Router(Core(inbox, Door(token), senders, notices, pace, clock), table)
 
     # The actor
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: ASYNC910  # it waits before it ends
         """Route what is in the inbox whenever something is."""
         try:
             while True:
-                await self.inbox.wait()
+                await self.core.inbox.wait()
                 self.route_inbox()
         except trio.EndOfChannel:
             pass
@@ -78,14 +85,14 @@ class Router:
         with self.core.notices:
             self._is_routing = True
             try:
-                self._route(self.inbox.take())
-                while self.inbox.closed and self.inbox.messages:
-                    self._route(self.inbox.take())
+                self._route(self.core.inbox.take())
+                while self.core.door.closed and self.core.inbox.messages:
+                    self._route(self.core.inbox.take())
             finally:
                 self._is_routing = False
             senders = self.core.senders
             if senders.for_inbox.length:
-                senders.let_in(senders.for_inbox, self.inbox.size)
+                senders.let_in(senders.for_inbox, self.core.inbox.size)
         if self.after_routing is not None:
             self.after_routing()
 
@@ -186,37 +193,56 @@ class Router:
         self.open(waiter)
         return waiter
 
-    def offer(self, event: Event) -> Queue | None:
-        """Accept an event, or return where its sender has to wait.
+    def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
+        """Accept an event.
+
+        Args:
+          event: The event.
+          wait: Whether to return a sender that waits in line if something stops the event.
 
         Raises:
           BusClosedError: If the running task may not use the bus.
+          trio.WouldBlock: If something stops the event, and `wait` is false.
         """
-        if self.core.senders.full or len(self.inbox.messages) >= self.inbox.limit:
-            self.inbox.check_open()
+        with self.core.notices:
+            self.core.door.check_open()
             queue = self.core.senders.obstacle(event)
-            if queue is not None:
-                return queue
-        self.inbox.post(event)
-        return None
+            if queue is None:
+                self.core.inbox.post(event)
+                return None
+            if not wait:
+                raise trio.WouldBlock
+            return self.core.senders.line_up(event, queue)
+
+    def offer_now(self, event: Event) -> None:
+        """Accept an event. A full inbox is no obstacle: it is routed first.
+
+        Raises:
+          BusClosedError: If the running task may not use the bus.
+          trio.WouldBlock: If a subscription stops the event.
+        """
+        with self.core.notices:
+            while self.core.senders.obstacle(event) is self.core.senders.for_inbox:
+                self.route_inbox()
+            self.offer(event)
 
     def open(self, subscription: SubscriptionActor, handle: object = None) -> None:
         """Take in a subscription: it gets every event that is accepted from now on."""
-        self.inbox.post(Subscribe(subscription, subscription.interest))
+        self.core.inbox.post(Subscribe(subscription, subscription.interest))
         subscription.open_among[subscription] = handle
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
         with self.core.notices:
             subscription.interests.append(interest)
-            self.inbox.post(Subscribe(subscription, interest))
+            self.core.inbox.post(Subscribe(subscription, interest))
             self.route_inbox()  # so that senders of what it now matches see that it is full
 
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match less, from now on."""
         with self.core.notices:
             subscription.interests.remove(interest)
-            self.inbox.post(Unsubscribe(subscription, (interest,), final=False))
+            self.core.inbox.post(Unsubscribe(subscription, (interest,), final=False))
             self.route_inbox()
             self.core.senders.reconsider(subscription)
 
@@ -224,7 +250,7 @@ class Router:
         self, system: str, kind: str, path: str, *, besides: Recipient | None = None
     ) -> bool:
         """Whether a subscription, besides one, would get such an event if it were accepted now."""
-        if self.inbox.has_controls:
+        if self.core.inbox.controls:
             self.route_inbox()
         # Peek, so that asking leaves no remembered route behind.
         recipients = self.table.peek(system, kind).recipients(path)
@@ -233,18 +259,18 @@ class Router:
     @property
     def accepted(self) -> int:
         """How many events have been accepted."""
-        return self._routed + self.inbox.used
+        return self._routed + self.core.inbox.used
 
     @trio.lowlevel.enable_ki_protection
-    def close(self) -> None:
+    def close(self, reason: str = LEFT) -> None:
         """Route what was accepted, end all subscriptions, and refuse everything from now on."""
-        if self.inbox.closed:
+        if self.core.door.closed:
             return
         with self.core.notices:
-            self.inbox.close()
-            self.core.senders.dismiss()
+            self.core.door.close(reason)
+            self.core.senders.dismiss(self.core.door)
             for subscription in (*self.subscriptions, *self.waiters):
                 subscription.close()
             self.route_inbox()
             self.table.forget_routes()
-            self.inbox.end()
+            self.core.inbox.close()

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Set
 from typing import Final, Protocol, final
 
+import attrs
 import trio
 
 from .._errors import DeadlockError
@@ -15,6 +16,7 @@ from .._event import Event
 from .._names.interest import Interest
 from .._names.routing import RoutingTable
 from .deadlock import hopeless_waits, next_look
+from .door import Door
 from .inbox import Inbox, Recipient
 from .readers import KnownReaders
 
@@ -23,41 +25,32 @@ _SOON: Final = 600.0
 
 
 @final
+@attrs.define(eq=False)
 class Sender:
     """A send that is waiting for room."""
 
-    __slots__ = (
-        "_deadline",
-        "_error",
-        "event",
-        "next_look",
-        "passed",
-        "queue",
-        "since",
-        "task",
-        "ticket",
-    )
+    event: Event
+    ticket: int
+    """Its place in the order of arrival, which it keeps when it goes to another queue."""
 
-    def __init__(self, event: Event, ticket: int, since: float) -> None:
-        self.event = event
-        self.ticket = ticket
-        """Its place in the order of arrival, which it keeps when it goes to another queue."""
+    since: float
+    """When it began to wait, on trio's clock."""
 
-        self.task = trio.lowlevel.current_task()
-        self.since = since
-        """When it began to wait, on trio's clock."""
+    next_look: float = attrs.field(init=False)
+    """When it is to be reported that it waits, on trio's clock."""
 
-        self.next_look = since + next_look(0)
-        """When it is to be reported that it waits, on trio's clock."""
+    queue: Queue | None = attrs.field(default=None, init=False)
+    """Where it waits; None when it doesn't any more."""
 
-        self.queue: Queue | None = None
-        """Where it waits; None when it doesn't any more."""
+    passed: Set[Queue] = attrs.field(default=frozenset(), init=False)
+    """Where it has had its turn, and only another queue stood in its way."""
 
-        self.passed: Set[Queue] = frozenset()
-        """Where it has had its turn, and only another queue stood in its way."""
+    task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
+    _deadline: float = attrs.field(factory=trio.current_effective_deadline, init=False)
+    _error: Exception | None = attrs.field(default=None, init=False)
 
-        self._deadline = trio.current_effective_deadline()
-        self._error: Exception | None = None
+    def __attrs_post_init__(self) -> None:
+        self.next_look = self.since + next_look(0)
 
     def note_look(self, now: float) -> None:
         """It has been reported that it waits."""
@@ -69,18 +62,19 @@ class Sender:
         # A deadline that has passed and did not end it must have been moved.
         return now <= self._deadline < self.since + _SOON
 
-    async def wait(self, queue: Queue) -> None:
+    async def wait(self) -> None:
         """Wait until the event has been accepted, or raise.
 
         A checkpoint, always. Cancel-safe: if cancelled, the event wasn't accepted.
+
+        Raises:
+          BusClosedError: If the bus is closed meanwhile. The event wasn't accepted.
+          DeadlockError: If the wait could never end. The event wasn't accepted.
         """
-        queue.add(self)
         try:
             await trio.lowlevel.wait_task_rescheduled(self._abort)
-        except BaseException:
-            self._leave()  # if trio had no room on the stack, this has yet to be done
-            raise
         finally:
+            self._leave()
             del self.event, self.task  # the queue may keep this for a while
         if self._error is not None:
             try:
@@ -127,26 +121,24 @@ class Owner(Protocol):
 
 
 @final
+@attrs.define(eq=False)
 class Queue:
     """The sends that wait at one place: for room in the inbox, or in one subscription."""
 
-    __slots__ = ("_heap", "coming", "length", "next_look", "owner")
+    owner: Owner | None
+    """The subscription that they wait for, or None if it is the inbox."""
 
-    def __init__(self, owner: Owner | None) -> None:
-        self.owner = owner
-        """The subscription that they wait for, or None if it is the inbox."""
+    length: int = attrs.field(default=0, init=False)
+    """How many wait."""
 
-        self.length = 0
-        """How many wait."""
+    coming: int = attrs.field(default=0, init=False)
+    """Events that were let in for the room that there was, and are still to be delivered."""
 
-        self.coming = 0
-        """Events that were let in for the room that there was, and are still to be delivered."""
+    next_look: float = attrs.field(default=-math.inf, init=False)
+    """When it may be looked at again: no more than once a second."""
 
-        self.next_look = -math.inf
-        """When it may be looked at again: no more than once a second."""
-
-        # By ticket. Those that have left are still in it, until they come first or are too many.
-        self._heap: list[tuple[int, Sender]] = []
+    # By ticket. Those that have left are still in it, until they come first or are too many.
+    _heap: list[tuple[int, Sender]] = attrs.field(factory=list, init=False)
 
     def add(self, sender: Sender) -> None:
         """Let a sender wait here, behind those that came before it."""
@@ -172,6 +164,7 @@ class Queue:
 
 
 @final
+@attrs.define(eq=False)
 class Senders:
     """The gate before the inbox.
 
@@ -179,26 +172,18 @@ class Senders:
     on to that one, at the place that its arrival gives it.
     """
 
-    __slots__ = ("_clock", "_inbox", "_next_verdict", "_table", "_tickets", "for_inbox", "full")
+    _inbox: Inbox
+    _table: RoutingTable[Recipient]
+    _clock: Callable[[], float]
+    full: dict[Recipient, Queue] = attrs.field(factory=dict, init=False)
+    """The recipients that stop senders: those without room, and those for whose room a sender
+    already waits, so that no newcomer goes first."""
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        table: RoutingTable[Recipient],
-        clock: Callable[[], float] = trio.current_time,
-    ) -> None:
-        self._inbox = inbox
-        self._table = table
-        self._clock = clock
-        self._tickets = itertools.count()
-        self._next_verdict = -math.inf
+    for_inbox: Queue = attrs.field(factory=lambda: Queue(None), init=False)
+    """The senders that wait for room in the inbox."""
 
-        self.for_inbox = Queue(None)
-        """The senders that wait for room in the inbox."""
-
-        self.full: dict[Recipient, Queue] = {}
-        """The recipients that stop senders: those without room, and those for whose room somebody
-        already waits, so that no newcomer goes first."""
+    _tickets: Iterator[int] = attrs.field(factory=itertools.count, init=False)
+    _next_verdict: float = attrs.field(default=-math.inf, init=False)
 
     def __len__(self) -> int:
         return self.for_inbox.length + sum(queue.length for queue in self.full.values())
@@ -215,20 +200,11 @@ class Senders:
                     return queue
         return None
 
-    async def wait(self, event: Event, queue: Queue) -> None:
-        """Wait until nothing stops the event and it has been accepted.
-
-        A checkpoint, always. Cancel-safe: if cancelled, the event wasn't accepted.
-
-        Raises:
-          BusClosedError: If the bus is closed meanwhile. The event wasn't accepted.
-          DeadlockError: If the wait could never end. The event wasn't accepted.
-        """
-        await Sender(event, next(self._tickets), self._clock()).wait(queue)
-
-    def stop(self, recipient: Recipient, queue: Queue) -> None:
-        """Stop senders of events that the recipient matches: it has no room."""
-        self.full[recipient] = queue
+    def line_up(self, event: Event, queue: Queue) -> Sender:
+        """A sender that waits in a queue. Its task has to call `wait` at once."""
+        sender = Sender(event, next(self._tickets), self._clock())
+        queue.add(sender)
+        return sender
 
     def make_room(self, recipient: Recipient, room: int) -> bool:
         """Let in senders that wait for a recipient, as many as it has room for.
@@ -279,12 +255,11 @@ class Senders:
         sender.move(obstacle)
         return False
 
-    def dismiss(self) -> None:
-        """Refuse the senders that may no longer use the bus."""
+    def dismiss(self, door: Door) -> None:
+        """Refuse the senders that the door doesn't admit any more."""
         for sender in [s for queue in (self.for_inbox, *self.full.values()) for s in queue]:
-            if self._inbox.closed or not self._inbox.admitted(sender.task):
-                error = "the bus was closed while this waited for room; the event was not sent"
-                sender.wake(self._inbox.closed_error(error))
+            if not door.admits(sender.task):
+                sender.wake(door.closed_error("; the event that waited for room was not sent"))
 
     def end_hopeless(self, now: float) -> bool:
         """Refuse the senders whose wait can never end, if they have waited for a second.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias, assert_never, final
+from typing import Any, Final, TypeAlias, assert_never, final
 
 import attrs
 import trio
@@ -27,6 +27,8 @@ from .supervision import (
     is_cancelled,
     split,
 )
+
+_HERE: Final = "the end of its handler"
 
 DeadLetterHook: TypeAlias = Callable[[DeadLetter], object]
 
@@ -131,7 +133,7 @@ class HandlerActor:
             return
         self._staff.route_accepted()
         events = self.actor.buffer.unread + self._not_begun
-        self.actor.discard()
+        self.actor.discard(_HERE)
         if events or self._calls_cut:
             name = name_of(self.handler)
             self.actor.core.notices.add(
@@ -155,7 +157,7 @@ class HandlerActor:
         except EventBusError as error:  # why the subscription has ended
             if isinstance(self._registration.on_error, Propagate):
                 raise
-            self.actor.discard()  # nothing; but the other tasks need not say so again
+            self.actor.discard(_HERE)  # nothing; but the other tasks need not say so again
             self.actor.core.notices.add(HandlerEnded(error))
             return None
         finally:
@@ -213,7 +215,7 @@ class HandlerActor:
             case Log():
                 self._report(event, failure, "")
             case CloseSubscription():
-                self.actor.discard()
+                self.actor.discard(_HERE)
                 self._report(event, failure, "; the subscription is closed")
             case Restart():
                 pause = self._restart(policy)

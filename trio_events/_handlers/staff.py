@@ -6,7 +6,7 @@ from typing import Protocol, final
 
 import trio
 
-from .._core.router import Router
+from .._core.router import LEFT, Router
 
 
 class Member(Protocol):
@@ -75,17 +75,17 @@ class Staff:
             self._changed.update(dict.fromkeys(members))
             self._quiet.unpark_all()
 
-    def close(self) -> None:
+    def close(self, reason: str = LEFT) -> None:
         """Close the bus: at once, or when the handlers have finished."""
-        if self._router.inbox.closed or self.draining:
+        if self._router.core.door.closed or self.draining:
             return
         if not self._members:
-            self._router.close()
+            self._router.close(reason)
             return
         self.draining = True
         self._router.after_routing = self.note_change
-        self._router.inbox.restrict(self.includes)
-        self._router.core.senders.dismiss()
+        self._router.core.door.restrict(self.includes, reason)
+        self._router.core.senders.dismiss(self._router.core.door)
         self._nursery.start_soon(self._drain, name="trio_events drain")
 
     async def _drain(self) -> None:
@@ -108,7 +108,7 @@ class Staff:
                     busy[member] = None
                 else:
                     busy.pop(member, None)
-            if not busy and not self._router.inbox.messages:
+            if not busy and not self._router.core.inbox.messages:
                 return
             await self._quiet.park()
 

@@ -14,7 +14,7 @@ That makes matching linear in the name, whatever the pattern.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NoReturn, TypeAlias, cast, final
 
 import attrs
@@ -220,9 +220,9 @@ class Pattern(metaclass=NoPublicConstructor):
 
         Exact, over names of any number of segments from one up.
         """
-        from .relations import cover_together  # noqa: PLC0415  # it builds on this module
+        from .relations import uncovered_name  # noqa: PLC0415  # it builds on this module
 
-        return cover_together([self], other)
+        return uncovered_name([self], other) is None
 
     def overlaps(self, other: Pattern) -> bool:
         """Whether some name is matched by both patterns.
@@ -340,7 +340,7 @@ def _is_slash_at_the_beginning(text: str, position: int) -> bool:
     return text[position] == _IN_PATHS and (position == 0 or text[position - 1] in "(|")
 
 
-def literals_of(segment: Segment) -> Iterable[str]:
+def literals_of(segment: Segment) -> Collection[str]:
     """The literals that a segment allows; a wildcard stands for itself."""
     return (segment,) if isinstance(segment, str) else segment
 

@@ -12,30 +12,6 @@ _MAX_REMEMBERED: Final = 4096
 
 
 @final
-class _Answers:
-    """Whether each actor may send to each system, as a stable policy answered."""
-
-    __slots__ = ("_by_actor", "_size")
-
-    def __init__(self) -> None:
-        self._by_actor: dict[str, dict[str, bool]] = {}
-        self._size = 0
-
-    def get(self, actor: str, system: str) -> bool | None:
-        answers = self._by_actor.get(actor)
-        return None if answers is None else answers.get(system)
-
-    def remember(self, actor: str, system: str, allowed: bool) -> None:
-        if self._size >= _MAX_REMEMBERED:
-            self._by_actor.clear()
-            self._size = 0
-        answers = self._by_actor.setdefault(actor, {})
-        if system not in answers:  # the policy may have used the bus itself
-            self._size += 1
-        answers[system] = allowed
-
-
-@final
 class Permits:
     """Asks the policy of a bus on behalf of one actor.
 
@@ -49,10 +25,16 @@ class Permits:
 
     __slots__ = ("_answers", "actor", "policy")
 
-    def __init__(self, policy: Policy | None, actor: str, answers: _Answers | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy | None,
+        actor: str,
+        answers: dict[tuple[str, str], bool] | None = None,
+    ) -> None:
         self.policy = policy
         self.actor = actor
-        self._answers = _Answers() if answers is None else answers
+        # Whether each actor may send to each system, as a stable policy answered.
+        self._answers = {} if answers is None else answers
 
     def for_actor(self, actor: str) -> Permits:
         """Those of another actor, asked of the same policy."""
@@ -67,11 +49,13 @@ class Permits:
         if self.policy is None:
             return
         stable = getattr(self.policy, "stable", False)
-        allowed = self._answers.get(self.actor, system) if stable else None
+        allowed = self._answers.get((self.actor, system)) if stable else None
         if allowed is None:
             allowed = self._ask(Action.SEND, system)
             if stable:
-                self._answers.remember(self.actor, system, allowed)
+                if len(self._answers) >= _MAX_REMEMBERED:
+                    self._answers.clear()
+                self._answers[self.actor, system] = allowed
         if not allowed:
             raise self._denied(Action.SEND, system)
 

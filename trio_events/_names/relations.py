@@ -87,19 +87,6 @@ def common_name(one: Pattern, other: Pattern, budget: Budget | None = None) -> s
     return _spelt(names[goal], [one, other]) if goal in names else None
 
 
-def cover_together(
-    patterns: Sequence[Pattern], other: Pattern, *, max_steps: float = math.inf
-) -> bool:
-    """Whether every name that the other pattern matches is matched by one of the patterns.
-
-    Exact, unless it takes more than `max_steps` steps: then the answer is False.
-    """
-    try:
-        return uncovered_name(patterns, other, Budget(max_steps)) is None
-    except BudgetExhaustedError:
-        return False
-
-
 _Trail: TypeAlias = "tuple[str, _Trail] | None"
 """The segments of a name from the last one back, so that all names share their beginnings."""
 

@@ -1,188 +1,120 @@
 """Which items an event goes to, without looking at each of them.
 
-The patterns stand in a trie: the segments of the system pattern lead to a node, and from there
-the segments of the kind pattern to another. There, items that want every path end; those that
-want some paths only stand in an index of that node, by path or in a trie of path patterns. A name
-is walked through a trie as a set of nodes, one segment at a time, so neither `**` nor alternatives
-multiply anything. In front of it all, the routes that were asked for are remembered.
+All patterns stand in one trie: the segments of the system pattern lead to a node, from there those
+of the kind pattern to another, and from there those of the path pattern to a third. An item stands
+where its patterns end. A name is walked through the trie as a set of nodes, one segment at a time,
+so neither `**` nor alternatives multiply anything. In front of it all, the routes that were asked
+for are remembered.
 
 What it costs:
 
-- A remembered route: two look-ups. After a change, one look at the change's patterns; after more
-  than a few, a walk.
+- A remembered route: two look-ups. After a change to a wildcard, one match of its patterns; if it
+  has to do with the route, a walk.
 - A walk: one step for each segment of the name and each node that it leads to. Nodes that no
   prefix of the name leads to cost nothing, however many there are.
-- A path: one look-up among the exact paths, and a walk through the trie of path patterns. It ends
-  where the trie does, so that a long path costs no more than a short one unless a `**` with
-  something behind it has to look for its end.
+- A path: one look-up among the exact paths, and a walk through the path patterns. It ends where
+  they do, so that a long path costs no more than a short one unless a `**` with something behind
+  it has to look for its end.
 - Adding and removing: one step for each segment, whatever else is in the table. A pattern with
-  alternatives is put in once for each combination of them, as long as that makes at most 256
-  nodes. Groups beyond that are one edge for the whole group; a walk then follows every group that
-  has the segment in it.
+  alternatives is put in once for each combination of them, as long as that makes about 256 nodes
+  or fewer. A group beyond that is one edge; a walk then checks each such edge of a node.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Final, Generic, TypeAlias, TypeVar, cast, final
+import itertools
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from typing import Final, Generic, TypeAlias, TypeVar, final
 
 from .interest import Interest
 from .pattern import MANY, ONE, RESERVED, Pattern, Segment, literals_of
 
 T = TypeVar("T", bound=Hashable)
 
+# The edges from the end of a pattern to what belongs to it. No segment of a name has a dot.
 _KINDS: Final = "."
-"""The edge from the end of a system pattern to the beginning of the kind patterns."""
+_EXACT_PATHS: Final = ".="
+_PATH_PATTERNS: Final = "./"
+
+_GROUPS: Final = "|"
+"""The edge to a node whose own edges are groups of alternatives that weren't expanded.
+
+The path of an event may have such a segment. It leads there, too, and no further.
+"""
 
 _MAX_NODES: Final = 256
 """The nodes of one pattern up to which its alternatives are put in one by one."""
 
-_JOURNAL: Final = 16
-"""The changes that are kept for remembered routes. Looking at more would take longer than a walk.
+_MAX_CHANGES: Final = 16
+"""The changes to wildcards after which all routes are forgotten.
 
-It is also the number of kinds up to which a change in one system is told to its routes at once.
+So a route that isn't used any more doesn't keep closed subscriptions alive for long. To match more
+changes than this would take longer than the walk that each route now needs.
 """
 
-_FEW: Final = 4
-"""The interests of an item up to which each is asked; beyond, a route is found anew."""
-
-_INSPECTED: Final = 4
-"""The oldest routes that are inspected at each change, and forgotten if the journal has left them.
-
-So a route that isn't used any more doesn't keep closed subscriptions alive for long.
-"""
-
-_STALE: Final = -1 - _JOURNAL
-"""The version of a route that has to be found anew: too old for any journal."""
+_Places: TypeAlias = dict[T, list[int]]
+"""For each item: its place in the order, and the number of its interests."""
 
 
 @final
 class _Node(Generic[T]):
-    """One place in a trie. In plain slots: there are several for each subscription."""
+    """One place in the trie. In plain slots: there are several for each subscription."""
 
-    __slots__ = ("alternatives", "edges", "items", "label", "loops", "parent", "paths")
+    __slots__ = ("edges", "items", "loops")
 
-    def __init__(self, label: Segment = "", parent: _Node[T] | None = None) -> None:
-        self.label = label
-        self.parent = parent
+    def __init__(self, label: Segment = "") -> None:
         self.loops = label == MANY
-        # The children by their whole label. A group of alternatives is one edge to one child...
         self.edges: dict[Segment, _Node[T]] = {}
-        # ... which is found here, by each of its literals.
-        self.alternatives: dict[str, dict[_Node[T], None]] = {}
-        # The items that end here, and under how many of their interests.
+        # The items whose patterns end here, and how many of their interests do.
         self.items: dict[T, int] = {}
-        # The items that end here and want certain paths only.
-        self.paths: _PathIndex[T] | None = None
-
-    def child(self, label: Segment) -> _Node[T]:
-        """The child under a label, made if it is not there."""
-        node = self.edges.get(label)
-        if node is None:
-            node = self.edges[label] = _Node(label, self)
-            if not isinstance(label, str):
-                for literal in label:
-                    self.alternatives.setdefault(literal, {})[node] = None
-        return node
-
-    def prune(self) -> None:
-        """Remove this node from its parent if nothing is left in it, and so on upwards."""
-        node = self
-        while node.parent is not None and node.is_bare:
-            node.parent._drop(node)
-            node = node.parent
-
-    def _drop(self, node: _Node[T]) -> None:
-        del self.edges[node.label]
-        if not isinstance(node.label, str):
-            for literal in node.label:
-                nodes = self.alternatives[literal]
-                del nodes[node]
-                if not nodes:
-                    del self.alternatives[literal]
-
-    @property
-    def is_bare(self) -> bool:
-        return not self.edges and not self.items and self.paths is None
-
-
-@final
-class _PathIndex(Generic[T]):
-    """The items at one node that want certain paths only."""
-
-    __slots__ = ("exact", "patterns")
-
-    def __init__(self) -> None:
-        self.exact: dict[str, dict[T, int]] = {}
-        self.patterns: _Node[T] = _Node()
-
-    @property
-    def is_bare(self) -> bool:
-        return not self.exact and self.patterns.is_bare
-
-    def add(self, item: T, path: str | Pattern, steps: _Steps) -> None:
-        if isinstance(path, str):
-            _put(self.exact.setdefault(path, {}), item)
-        else:
-            for node in _descend(self.patterns, steps):
-                _put(node.items, item)
-
-    def remove(self, item: T, path: str | Pattern, steps: _Steps) -> None:
-        if isinstance(path, str):
-            _take(self.exact[path], item)
-            if not self.exact[path]:
-                del self.exact[path]
-        else:
-            for node in _descend(self.patterns, steps):
-                _take(node.items, item)
-                node.prune()
-
-    def find(self, path: str, found: dict[T, int]) -> None:
-        """Add the items that want this path."""
-        found |= self.exact.get(path, {})
-        if self.patterns.edges:
-            for node in _walk([self.patterns], _segments(path)):
-                found |= node.items
 
 
 @final
 class Route(Generic[T]):
     """Where events of one system and kind go. Get one from `RoutingTable.match`.
 
-    It is right until the table changes; `match` brings the same object up to date. In plain
-    slots: one is read for every event.
+    It is right until the table changes. In plain slots: one is read for every event.
     """
 
-    __slots__ = ("_everywhere", "_places", "by_path", "items", "kind", "system", "version")
+    __slots__ = (
+        "_everywhere",
+        "_exact",
+        "_patterns",
+        "_places",
+        "by_path",
+        "items",
+        "kind",
+        "system",
+        "version",
+    )
 
-    def __init__(self, system: str, kind: str, places: dict[T, int]) -> None:
+    def __init__(
+        self, system: str, kind: str, ends: list[_Node[T]], places: _Places[T], version: int
+    ) -> None:
         self.system: Final = system
         self.kind: Final = kind
-        self.items: tuple[T, ...] = ()
-        """The items that want every path, each once, in the order in which they were added."""
-
-        self.by_path: tuple[_PathIndex[T], ...] = ()
-        """Empty if no item wants certain paths only. Otherwise, ask `find`."""
-
-        self.version = _STALE
+        self.version = version
         """The version of the table at which this was right."""
 
-        self._places = places
-        self._everywhere: frozenset[T] | None = None  # `items` as a set, if that was needed
+        self.items: Final = tuple(sorted(_items_at(ends), key=places.__getitem__))
+        """The items that want every path, each once, in the order in which they were added."""
+
+        self._exact: Final = tuple(_below(ends, _EXACT_PATHS))
+        self._patterns: Final = tuple(_below(ends, _PATH_PATTERNS))
+        self.by_path: Final = self._exact + self._patterns
+        """Empty if no item wants certain paths only. Otherwise, ask `find`."""
+
+        self._everywhere: Final = frozenset(self.items if self.by_path else ())
+        self._places: Final = places
 
     def find(self, path: str) -> list[T]:
         """The items that want this path but not every path, each once, in order of addition."""
-        found: dict[T, int] = {}
-        for index in self.by_path:
-            index.find(path, found)
-        if not found:
+        ends = _below(self._exact, path)
+        if self._patterns:
+            ends += _walk(self._patterns, _segments(path))
+        if not ends:  # as for most events, if the paths are those of single objects
             return []
-        if self.items:
-            if self._everywhere is None:
-                self._everywhere = frozenset(self.items)
-            found = {item: 1 for item in found if item not in self._everywhere}
+        found = [item for item in _items_at(ends) if item not in self._everywhere]
         return sorted(found, key=self._places.__getitem__)
 
     def recipients(self, path: str) -> list[T]:
@@ -193,36 +125,9 @@ class Route(Generic[T]):
         """Whether events of both go to the same items, whatever their paths."""
         return self.items == other.items and not self.by_path and not other.by_path
 
-    def set_items(self, items: tuple[T, ...]) -> None:
-        """Replace the items that want every path."""
-        self.items = items
-        self._everywhere = None
-
-    def expire(self) -> None:
-        """Have this found anew when it is used again, and keep no item alive meanwhile."""
-        self.set_items(())
-        self.by_path = ()
-        self.version = _STALE
-
     def __repr__(self) -> str:
         paths = ", and others by path" if self.by_path else ""
         return f"<Route of {self.system!r}, {self.kind!r}: {len(self.items)} items{paths}>"
-
-
-@final
-class _Change(Generic[T]):
-    """An interest that came or went, for routes that were remembered before."""
-
-    __slots__ = ("index", "interest", "item")
-
-    def __init__(
-        self, interest: Interest, *, item: T | None = None, index: _PathIndex[T] | None = None
-    ) -> None:
-        self.interest = interest
-        # For an interest in every path: the item.
-        self.item = item
-        # For an interest in certain paths: the index that came or went, if there is just one.
-        self.index = index
 
 
 @final
@@ -232,43 +137,42 @@ class RoutingTable(Generic[T]):
     Pure and synchronous.
 
     Args:
-      max_remembered: How many routes are remembered. Beyond that, the oldest is forgotten.
+      max_remembered: How many routes are remembered. One more, and all others are forgotten.
     """
 
     def __init__(self, max_remembered: int = 4096) -> None:
         self._root: _Node[T] = _Node()
-        self._interests: dict[T, dict[Interest, None]] = {}
-        self._places: dict[T, int] = {}
-        self._added = 0  # items ever: the place of the next one
+        self._interests: set[tuple[T, Interest]] = set()
+        self._places: _Places[T] = {}
+        self._next_place = itertools.count()
         self._max_remembered = max_remembered
         self.routes: dict[str, dict[str, Route[T]]] = {}
         """The routes that are remembered, by system, then kind. To be read only.
 
-        Use `match` to get one: those in here may have to be brought up to date. A caller that
-        checks names before `match` needn't check those of a remembered route.
+        Use `match` to get one: those in here may be out of date. A caller that checks names before
+        `match` needn't check those in here.
         """
 
-        self._oldest_first: deque[Route[T]] = deque()
-        # Each change that remembered routes haven't been told makes a new version. A route is
-        # brought up to date when it is used: by the changes since its version, if they are still
-        # in the journal.
+        self._walks = 0  # since all routes were forgotten: at least as many as are remembered
+        # A change to a literal system drops its routes. Any other makes a new version; a route
+        # that is older is brought up to date when it is used, by the changes since its version.
         self._version = 0
-        self._journal: deque[_Change[T]] = deque(maxlen=_JOURNAL)
+        self._changes: list[Interest] = []  # up to this version, since all routes were forgotten
 
     def __len__(self) -> int:
         """The number of items."""
-        return len(self._interests)
+        return len(self._places)
 
     @property
     def remembered(self) -> int:
         """The number of routes that are remembered."""
-        return len(self._oldest_first)
+        return sum(map(len, self.routes.values()))
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing at all is left: no item, no node, no remembered route."""
-        leftovers = self._interests, self._places, self.routes, self._oldest_first, self._journal
-        return not any(leftovers) and self._root.is_bare
+        leftovers = self._interests, self._places, self.routes, self._changes, self._root.edges
+        return not any(leftovers)
 
     def add(self, item: T, interest: Interest) -> None:
         """Add an item, or another interest of an item that is there.
@@ -278,28 +182,11 @@ class RoutingTable(Generic[T]):
         Raises:
           ValueError: If the item has this interest already.
         """
-        interests = self._interests.setdefault(item, {})
-        if interest in interests:
+        if (item, interest) in self._interests:
             raise ValueError(f"{item!r} has been added under {interest} before")
-        interests[interest] = None
-        if item not in self._places:
-            self._places[item] = self._added
-            self._added += 1
-        names, paths = _steps(interest)
-        nodes = _descend(self._root, names)
-        if interest.path is None:
-            for node in nodes:
-                _put(node.items, item)
-            self._note(_Change(interest, item=item))
-            return
-        new = False
-        for node in nodes:
-            if node.paths is None:
-                node.paths = _PathIndex()
-                new = True
-            node.paths.add(item, interest.path, paths)
-        if new:  # routes lead to the index, not to what is in it
-            self._note(_Change(interest, index=node.paths if len(nodes) == 1 else None))
+        self._interests.add((item, interest))
+        self._places.setdefault(item, [next(self._next_place), 0])[1] += 1
+        self._change(item, interest, +1)
 
     def remove(self, item: T, interest: Interest) -> None:
         """Remove an interest of an item; with its last interest, the item goes.
@@ -307,29 +194,13 @@ class RoutingTable(Generic[T]):
         Raises:
           KeyError: If the item doesn't have this interest.
         """
-        del self._interests[item][interest]
-        names, paths = _steps(interest)
-        nodes = _descend(self._root, names)
-        change = None
-        for node in nodes:
-            if interest.path is None:
-                _take(node.items, item)
-            else:
-                index = node.paths
-                assert index is not None
-                index.remove(item, interest.path, paths)
-                if index.is_bare:
-                    node.paths = None
-                    change = _Change(interest, index=index if len(nodes) == 1 else None)
-            node.prune()
-        if not self._interests[item]:
-            del self._interests[item], self._places[item]
-        if not self._interests:
+        self._interests.remove((item, interest))
+        self._places[item][1] -= 1
+        if not self._places[item][1]:
+            del self._places[item]
+        self._change(item, interest, -1)
+        if not self._places:
             self.forget_routes()
-        elif interest.path is None:
-            self._note(_Change(interest, item=item))
-        elif change is not None:
-            self._note(change)
 
     def match(self, system: str, kind: str) -> Route[T]:
         """The route of a system and a kind, which is remembered.
@@ -341,167 +212,109 @@ class RoutingTable(Generic[T]):
         try:
             route = self.routes[system][kind]
         except KeyError:
-            route = self._remember(system, kind)
-        if route.version != self._version:
-            self._update(route)
-        return route
+            return self._remember(system, kind)
+        return route if route.version == self._version else self._updated(route)
 
     def peek(self, system: str, kind: str) -> Route[T]:
         """The same, remembering nothing new."""
         if kind in self.routes.get(system, ()):
             return self.match(system, kind)
-        route = Route(system, kind, self._places)
-        self._find(route)
-        return route
+        return self._find(system, kind)
 
     def forget_routes(self) -> None:
         """Forget all remembered routes."""
         self.routes.clear()
-        self._oldest_first.clear()
-        self._journal.clear()
+        self._changes.clear()
+        self._walks = 0
 
-    def _find(self, route: Route[T]) -> None:
-        """Set all that a route says, by a walk."""
-        systems = _walk_name([self._root], route.system)
-        kinds = _walk_name(
-            [node.edges[_KINDS] for node in systems if _KINDS in node.edges], route.kind
-        )
-        found: dict[T, int] = {}
-        indexes = []
-        for nodes in (systems, kinds):
-            for node in nodes:
-                found |= node.items
-                if node.paths is not None:
-                    indexes.append(node.paths)
-        route.set_items(tuple(sorted(found, key=self._places.__getitem__)))
-        route.by_path = tuple(indexes)
-        route.version = self._version
+    def _find(self, system: str, kind: str) -> Route[T]:
+        systems = _walk_name([self._root], system)
+        ends = [*systems, *_walk_name(_below(systems, _KINDS), kind)]
+        return Route(system, kind, ends, self._places, self._version)
 
     def _remember(self, system: str, kind: str) -> Route[T]:
-        if len(self._oldest_first) >= self._max_remembered:
-            self._forget(self._oldest_first.popleft())
-        route = Route(system, kind, self._places)
-        self._find(route)
-        self.routes.setdefault(system, {})[kind] = route
-        self._oldest_first.append(route)
+        if self._walks >= self._max_remembered:
+            self.forget_routes()
+        self._walks += 1
+        route = self.routes.setdefault(system, {})[kind] = self._find(system, kind)
         return route
 
-    def _forget(self, route: Route[T]) -> None:
-        kinds = self.routes[route.system]
-        del kinds[route.kind]
-        if not kinds:
-            del self.routes[route.system]
-
-    def _note(self, change: _Change[T]) -> None:
-        """Have remembered routes learn of a change, without looking at all of them."""
-        interest = change.interest
-        system = interest.system.literal
-        if system is not None:
-            kinds = self.routes.get(system, {})
-            kind = None if interest.kind is None else interest.kind.literal
-            affected = kinds.values() if kind is None else [kinds[kind]] if kind in kinds else []
-            if len(affected) <= _JOURNAL:
-                for route in affected:
-                    if interest.matches_names(route.system, route.kind):
-                        route.expire()
-                return
-        if not self._oldest_first:
-            return
-        self._version += 1
-        self._journal.append(change)
-        for _ in range(min(_INSPECTED, len(self._oldest_first))):
-            route = self._oldest_first.popleft()
-            if self._version - route.version > len(self._journal):
-                self._forget(route)
-            else:
-                self._oldest_first.append(route)
-
-    def _update(self, route: Route[T]) -> None:
-        """Apply the changes since the route's version, or find it anew."""
-        pending = self._version - route.version
-        kept = len(self._journal)
-        if pending > kept or not all(
-            self._apply(change, route) for change in islice(self._journal, kept - pending, None)
-        ):
-            self._find(route)
+    def _updated(self, route: Route[T]) -> Route[T]:
+        missed = self._changes[route.version - self._version :]
+        if any(interest.matches_names(route.system, route.kind) for interest in missed):
+            return self._remember(route.system, route.kind)
         route.version = self._version
+        return route
 
-    def _apply(self, change: _Change[T], route: Route[T]) -> bool:
-        """Make a route right as far as a change has a part in it; False if that isn't simple.
-
-        What a change says is "look again": what is right is read from the table as it is now. So
-        changes can be applied in any order, and more than once.
-        """
-        if not change.interest.matches_names(route.system, route.kind):
-            return True
-        if change.interest.path is not None:
-            if change.index is None:
-                return False
-            others = tuple(index for index in route.by_path if index is not change.index)
-            route.by_path = others if change.index.is_bare else (*others, change.index)
-            return True
-        item = cast("T", change.item)
-        interests = self._interests.get(item, {})
-        if len(interests) > _FEW:
-            return False
-        wanted = change.interest in interests or any(
-            interest.path is None and interest.matches_names(route.system, route.kind)
-            for interest in interests
-        )
-        if wanted is not (item in route.items):
-            if wanted:
-                # An item that has gone has no place; its own change is still to come.
-                order = sorted((*route.items, item), key=lambda item: self._places.get(item, -1))
-                route.set_items(tuple(order))
-            else:
-                place = route.items.index(item)
-                route.set_items(route.items[:place] + route.items[place + 1 :])
-        return True
+    def _change(self, item: T, interest: Interest, by: int) -> None:
+        """Count an item in or out where an interest ends, and drop the routes that may change."""
+        _count(self._root, _steps(interest), item, by)
+        if interest.system.literal is None:
+            self._version += 1
+            self._changes.append(interest)
+            if len(self._changes) >= _MAX_CHANGES:
+                self.forget_routes()
+        elif interest.kind is None or interest.kind.literal is None:
+            self.routes.pop(interest.system.literal, None)
+        else:
+            self.routes.get(interest.system.literal, {}).pop(interest.kind.literal, None)
 
 
-_Steps: TypeAlias = Sequence[Sequence[Segment]]
-"""For each segment of a pattern the edges to follow: one, or one for each alternative."""
+_Steps: TypeAlias = list[Collection[Segment]]
+"""The labels to follow from each node: one, or one for each alternative."""
 
 
-def _steps(interest: Interest) -> tuple[_Steps, _Steps]:
-    """The steps to the nodes of an interest: by its names, and from there by its path pattern."""
-    names = interest.system.segments
+def _steps(interest: Interest) -> _Steps:
+    """The steps from the root to where an interest ends."""
+    labels = [*interest.system.segments]
     if interest.kind is not None:
-        names = (*names, _KINDS, *interest.kind.segments)
-    path = interest.path.segments if isinstance(interest.path, Pattern) else ()
-    labels = (*names, *path)
-    # What follows a segment is there once for each of its alternatives. If nothing follows, all
-    # that the edge of the group leads to is wanted, so that it costs nothing to look at.
-    following = len(labels) + (1 if isinstance(interest.path, str) else 0)
-    steps: list[Sequence[Segment]] = []
-    copies = 1
-    for label in labels:
-        group = sorted(literals_of(label))
-        following -= 1
-        if following and copies * len(group) * (following + 1) <= _MAX_NODES:
+        labels += [_KINDS, *interest.kind.segments]
+    if isinstance(interest.path, Pattern):
+        labels += [_PATH_PATTERNS, *interest.path.segments]
+    elif interest.path is not None:
+        labels += [_EXACT_PATHS, interest.path]
+    steps: _Steps = []
+    copies = 1  # of all that follows
+    for following, label in zip(range(len(labels), 0, -1), labels, strict=True):
+        group = literals_of(label)
+        if copies * len(group) * following <= _MAX_NODES:
             steps.append(group)
             copies *= len(group)
         else:
-            steps.append([label])
-    return steps[: len(names)], steps[len(names) :]
+            steps += [[_GROUPS], [label]]
+    return steps
 
 
-def _descend(root: _Node[T], steps: _Steps) -> list[_Node[T]]:
-    """The nodes at the end of the steps, made if they are not there."""
+def _count(root: _Node[T], steps: _Steps, item: T, by: int) -> None:
+    """Count an item in or out at the end of some steps; make and remove nodes as needed."""
+    trail = []
     nodes = [root]
     for step in steps:
-        nodes = [node.child(label) for node in nodes for label in step]
-    return nodes
+        parents, nodes = nodes, []
+        for parent in parents:
+            for label in step:
+                if label not in parent.edges:
+                    parent.edges[label] = _Node(label)
+                nodes.append(parent.edges[label])
+                trail.append((parent, label))
+    for node in nodes:
+        count = node.items.pop(item, 0) + by
+        if count:
+            node.items[item] = count
+    for parent, label in reversed(trail):  # children come before their parents
+        if not parent.edges[label].edges and not parent.edges[label].items:
+            del parent.edges[label]
 
 
-def _put(items: dict[T, int], item: T) -> None:
-    items[item] = items.get(item, 0) + 1
+def _below(nodes: Iterable[_Node[T]], label: str) -> list[_Node[T]]:
+    return [node.edges[label] for node in nodes if label in node.edges]
 
 
-def _take(items: dict[T, int], item: T) -> None:
-    items[item] -= 1
-    if not items[item]:
-        del items[item]
+def _items_at(nodes: Iterable[_Node[T]]) -> dict[T, int]:
+    items: dict[T, int] = {}
+    for node in nodes:
+        items |= node.items
+    return items
 
 
 def _segments(path: str) -> Iterator[str]:
@@ -513,12 +326,12 @@ def _segments(path: str) -> Iterator[str]:
     yield path[start:]
 
 
-def _walk_name(starts: Sequence[_Node[T]], name: str) -> Iterable[_Node[T]]:
+def _walk_name(starts: Iterable[_Node[T]], name: str) -> Iterable[_Node[T]]:
     return _walk(starts, name.split("."), reserved=name.startswith(RESERVED))
 
 
 def _walk(
-    starts: Sequence[_Node[T]], segments: Iterable[str], *, reserved: bool = False
+    starts: Iterable[_Node[T]], segments: Iterable[str], *, reserved: bool = False
 ) -> Iterable[_Node[T]]:
     """The nodes that the segments lead to from any of the starts, each once.
 
@@ -534,13 +347,16 @@ def _walk(
     for segment in segments:
         after: dict[_Node[T], None] = {}
         for node in nodes:
+            edges = node.edges
             if node.loops and wildcards_match:
                 _enter(node, after)
             for label in (segment, ONE) if wildcards_match else (segment,):
-                if label in node.edges:
-                    _enter(node.edges[label], after)
-            for child in node.alternatives.get(segment, ()):
-                _enter(child, after)
+                if label in edges:
+                    _enter(edges[label], after)
+            if _GROUPS in edges:
+                for group, child in edges[_GROUPS].edges.items():
+                    if segment in group:
+                        _enter(child, after)
         nodes = after
         wildcards_match = True
         # A last `**` takes all the rest; and if nothing is left, there is nothing to do either.

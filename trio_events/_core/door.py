@@ -1,0 +1,95 @@
+"""Who may use the bus: everybody, those whom it owns while it is closing, or nobody."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import TypeAlias, final
+
+import attrs
+import trio
+
+from .._errors import BusClosedError, NoBusError
+
+Admits: TypeAlias = Callable[[trio.lowlevel.Task | None], bool]
+"""Whether a task, or the running one if it is None, may use the bus."""
+
+
+@final
+@attrs.define(eq=False)
+class Door:
+    """Where every operation of the bus passes. Synchronous, and nothing has happened before."""
+
+    _token: trio.lowlevel.TrioToken | None
+    _thread: int = attrs.field(factory=get_ident, init=False)
+    is_open: bool = attrs.field(default=True, init=False)
+    """Whether everybody may use the bus."""
+
+    closed: bool = attrs.field(default=False, init=False)
+    """Whether nobody may."""
+
+    _admits: Admits | None = attrs.field(default=None, init=False)
+    _reason: str = attrs.field(default="", init=False)  # why not everybody may
+    _errors: weakref.WeakSet[BusClosedError] = attrs.field(factory=weakref.WeakSet, init=False)
+
+    def check_here(self) -> None:
+        """Require that the caller is in the thread of the bus.
+
+        Raises:
+          NoBusError: If not.
+        """
+        if get_ident() != self._thread:
+            raise NoBusError(
+                "this must be called in the trio run of the bus; from elsewhere, use send_soon "
+                "or trio.from_thread"
+            )
+
+    def check_run(self) -> None:
+        """Require that the caller is in the trio run of the bus, which may be over.
+
+        Raises:
+          NoBusError: If not.
+        """
+        self.check_here()
+        if not trio.lowlevel.in_trio_run() or (
+            trio.lowlevel.current_trio_token() is not self._token
+        ):
+            raise NoBusError("this must be called in the trio run of the bus")
+
+    def check_open(self) -> None:
+        """Require that the running task may use the bus.
+
+        Raises:
+          BusClosedError: If not.
+        """
+        if not self.is_open and not self.admits(None):
+            raise self.closed_error()
+
+    def admits(self, task: trio.lowlevel.Task | None) -> bool:
+        """Whether a task, or the running one if it is None, may use the bus."""
+        if self.closed:
+            return False
+        return self._admits is None or self._admits(task)
+
+    def restrict(self, admits: Admits, reason: str) -> None:
+        """Admit only certain tasks from now on."""
+        self._admits = admits
+        self.is_open = False
+        self._reason = reason
+
+    def close(self, reason: str) -> None:
+        """Admit nobody from now on."""
+        self.closed = True
+        self.is_open = False
+        self._reason = self._reason or reason
+
+    def closed_error(self, consequence: str = "") -> BusClosedError:
+        """An error that `has_raised` will recognise as one of this bus."""
+        error = BusClosedError(f"the bus is closed: {self._reason}{consequence}")
+        self._errors.add(error)
+        return error
+
+    def has_raised(self, error: BaseException) -> bool:
+        """Whether the error says that this very bus is closed."""
+        return isinstance(error, BusClosedError) and error in self._errors
