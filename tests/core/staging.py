@@ -135,10 +135,12 @@ async def staged(operation: Operation) -> AsyncIterator[Stage]:
     ):
         subscription = await bus.subscribe("a", max_buffer_size=2)
         witness = await bus.subscribe("(a|b)", max_buffer_size=1000)
-        stage = Stage(bus, nursery, subscription, witness)
+        stage = Stage(bus, nursery, subscription, witness, closed=operation in CLOSING)
         if operation in FILLED:
             for _ in range(2):
                 await stage.send()
+        if operation is close_the_bus_while_a_sender_waits:
+            nursery.start_soon(wait_in_send, stage)
         await wait_all_tasks_blocked()
         if operation in BESIDE:
             stage.beside(partial(BESIDE[operation], stage))
@@ -237,7 +239,6 @@ async def include_a_set(stage: Stage) -> None:
 
 
 async def add_and_remove(stage: Stage) -> None:
-    stage.closed = True  # it may match more than "a" afterwards
     stage.subscription.add("b", "k", path="/b/*")
     stage.subscription.remove("b", "k", path="/b/*")
 
@@ -257,45 +258,37 @@ async def request(stage: Stage) -> None:
 
 
 async def close_the_subscription(stage: Stage) -> None:
-    stage.closed = True
     stage.subscription.close()
 
 
 async def close_the_subscription_by_with(stage: Stage) -> None:
-    stage.closed = True
     with stage.subscription:
         pass
 
 
 async def close_the_channel(stage: Stage) -> None:
-    stage.closed = True
     stage.subscription.channel().close()
 
 
 async def aclose_the_channel(stage: Stage) -> None:
-    stage.closed = True
     await stage.subscription.channel().aclose()
 
 
 async def close_the_bus(stage: Stage) -> None:
-    stage.closed = True
     stage.bus.close()
 
 
 async def close_the_bus_while_a_sender_waits(stage: Stage) -> None:
-    stage.closed = True
-
-    async def wait_in_send() -> None:
-        try:
-            await stage.bus.send("a", "k", "/waits")
-        except BusClosedError:
-            pass
-        else:
-            stage.accepted.append("/waits")
-
-    stage.nursery.start_soon(wait_in_send)
-    await wait_all_tasks_blocked()
     stage.bus.close()
+
+
+async def wait_in_send(stage: Stage) -> None:
+    try:
+        await stage.bus.send("a", "k", "/waits")
+    except BusClosedError:
+        pass
+    else:
+        stage.accepted.append("/waits")
 
 
 async def ask_what_there_is(stage: Stage) -> None:
@@ -335,6 +328,17 @@ BESIDE: Final[dict[Operation, Callable[[Stage], object]]] = {
     request: answer,
 }
 """What another task does meanwhile."""
+
+CLOSING: Final[tuple[Operation, ...]] = (
+    add_and_remove,  # which may leave it with more than "a"
+    close_the_subscription,
+    close_the_subscription_by_with,
+    close_the_channel,
+    aclose_the_channel,
+    close_the_bus,
+    close_the_bus_while_a_sender_waits,
+)
+"""The operations after which the subscription need not have all events."""
 
 FILLED: Final[tuple[Operation, ...]] = (
     send_that_waits,

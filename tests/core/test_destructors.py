@@ -133,6 +133,10 @@ def read_the_rest(subscription: Subscription) -> list[str]:
         return []
 
 
+def close_channel(subscription: Subscription) -> None:
+    subscription.channel().close()
+
+
 def close_two(busy: Busy) -> None:
     busy.blocking.close()
     busy.batched.channel().close()
@@ -184,6 +188,40 @@ def test_closing_at_any_line_is_safe(victim: str, files: tuple[str, ...]) -> Non
             at_line = AtLine(number, bool, files)
             try:
                 await play(VICTIMS[victim], at_line)
+            except BaseException as error:
+                error.add_note(f"closed at line {number}: {at_line.where}")
+                raise
+
+    run_with_time_limit(main)
+
+
+@pytest.mark.parametrize("close", [Subscription.close, close_channel], ids=lambda f: f.__name__)
+def test_closing_while_the_router_goes_to_sleep_is_safe(
+    close: Callable[[Subscription], object],
+) -> None:
+    async def play_small(at_line: AtLine) -> None:
+        async with open_event_bus() as bus:
+            subscription = await bus.subscribe("a")
+            other = await bus.subscribe("**")
+            await wait_all_tasks_blocked()
+            at_line.act = partial(close, subscription)
+            with at_line:
+                for number in range(2):
+                    await bus.send("a", "k", f"/{number}")
+                    await wait_all_tasks_blocked()
+            assert drain(other.channel()) == ["/0", "/1"]
+            await bus.send("b", "k", "/b")
+            assert (await other.receive()).path == "/b"
+            assert_balanced(subscription)
+
+    async def main() -> None:
+        calm = AtLine(-1, bool, TRIO_CORE[:1])
+        await play_small(calm)
+        assert calm.lines
+        for number in range(calm.lines):
+            at_line = AtLine(number, bool, TRIO_CORE[:1])
+            try:
+                await play_small(at_line)
             except BaseException as error:
                 error.add_note(f"closed at line {number}: {at_line.where}")
                 raise
