@@ -272,7 +272,7 @@ class Dying:
             self.act()
         except (BusClosedError, trio.WouldBlock, *ENDS):
             pass  # that is how these operations refuse
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # a destructor is no task
             self.errors.append(error)
 
 

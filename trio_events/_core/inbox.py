@@ -86,13 +86,13 @@ class Inbox:
     def post(self, message: Message) -> None:
         """Give a message its place in the total order, and wake the router if it sleeps."""
         if not self.signalled:
-            self.signalled = True
-            if self._sleeper is not None and self._sleeper is _running_task():
-                # The garbage collector runs a destructor in the middle of the router's own
-                # `receive`, which could then miss the list, or be resumed before it waits.
-                trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
-            else:
-                with self._notices:
+            with self._notices:
+                self.signalled = True
+                if self._sleeper is not None and self._sleeper is _running_task():
+                    # The garbage collector runs a destructor in the middle of the router's own
+                    # `receive`, which could then miss the list, or be resumed before it waits.
+                    trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
+                else:
                     self._signal()
         if type(message) is not Event:
             self.controls += 1
