@@ -16,7 +16,7 @@ from ._core.actor import Core
 from ._core.buffer import Overflow
 from ._core.notices import SendsRefused
 from ._core.router import Router
-from ._errors import BusClosedError, SubscriptionLimitError
+from ._errors import SubscriptionLimitError
 from ._event import Event, EventDraft
 from ._handlers.calling import DeadLetterHook, HandlerActor
 from ._handlers.registration import Handler, HandlerSet, Registration, place_of
@@ -197,10 +197,7 @@ class EventBus(metaclass=NoPublicConstructor):
         path = plain_path(path)
         if not self._core.door.is_open:
             raise self._core.door.closed_error()
-        try:
-            self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
-        except trio.RunFinishedError:
-            raise BusClosedError("the bus is closed: trio has finished") from None
+        self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
 
     @trio.lowlevel.enable_ki_protection
     def _send_or_refuse(self, system: str, kind: str, path: str, data: object) -> None:

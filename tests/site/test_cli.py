@@ -246,3 +246,11 @@ def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[
     for words, answer in shown_there:
         main(shlex.split(words))
         assert capsys.readouterr().out == f"{answer}\n"
+
+
+def test_a_reader_that_has_gone_does_not_look_like_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["match", "a", "a"]) == 0

@@ -239,8 +239,6 @@ class Buffer:
         self.peak = max(self.peak, self.buffered)
 
     def _receive(self) -> list[Event]:
-        if self.held and not self._stored:
-            self.fit_held()
         events = self._rx.receive_nowait()
         self._stored -= len(events)
         return events

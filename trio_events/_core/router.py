@@ -86,8 +86,6 @@ class Router:
             self._is_routing = True
             try:
                 self._route(self.core.inbox.take())
-                while self.core.door.closed and self.core.inbox.messages:
-                    self._route(self.core.inbox.take())
             finally:
                 self._is_routing = False
             senders = self.core.senders
