@@ -120,7 +120,9 @@ class SubscriptionActor:
     # The task
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self, close_bus: Callable[[], None]) -> None:
+    async def run(  # noqa: ASYNC910  # it may have been closed before it began
+        self, close_bus: Callable[[], None]
+    ) -> None:
         """Do what can wait, until the subscription is closed.
 
         Args:
