@@ -177,3 +177,30 @@ async def test_a_handler_whose_parameters_are_not_known_is_taken_as_it_is(
         await bus.on(Odd(), "a")
         await bus.send("a", "k", "/1")
     assert called == ["/1"]
+
+
+async def test_a_pattern_that_is_added_in_the_middle_of_routing_counts_from_then_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a")
+        other = await bus.subscribe("c")
+        task: trio.lowlevel.Task | None = None
+
+        async def read() -> None:
+            nonlocal task
+            task = trio.lowlevel.current_task()
+            await subscription.receive()
+
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        assert task is not None
+        interloper = Interloper(task, lambda: other.add("b"))
+        trio.lowlevel.add_instrument(interloper)
+        await bus.send("a", "k", "/1")
+        await bus.send("b", "k", "/too early")
+        await wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(interloper)
+        assert interloper.acted
+        await bus.send("b", "k", "/2")
+        assert (await other.receive()).path == "/2"
