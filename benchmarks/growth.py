@@ -1,8 +1,8 @@
 """What an operation costs as something else grows: `make bench-growth`.
 
 Each row is measured at several sizes, each in a process of its own, in CPU time. Where a row does
-something once (closing a bus, say), the cost is divided by the size; so flat means linear. Those
-rows also tell the longest turn: how long other tasks had to wait.
+something once (closing a bus, say), the cost is divided by the size; so flat means linear. Where
+the bus does much of that in one turn of the event loop, the longest turn is measured, too.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Row:
     unit: str
     sizes: Sequence[int]
     measure: Callable[[int, Meter], Awaitable[None]]
-    once: bool = False
-    """Whether it is done once, and divided by the size."""
+    turns: bool = False
+    """Whether it is done once, and the bus does much of it in one turn of the event loop."""
 
 
 # Tools
@@ -168,7 +168,7 @@ async def senders_moving(size: int, meter: Meter) -> None:
             for _ in range(size):
                 nursery.start_soon(bus.send, "b", "k", "/p")
             await wait_all_tasks_blocked()
-        with meter.units(2 * size):
+        with meter.units(size):
             everything.channel().close()
             await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
@@ -430,20 +430,25 @@ ROWS: Final = (
     ),
     Row(
         "of two full subscriptions with N senders each, one closes",
-        "sender",
+        "pair of senders",
         UP_TO_TEN_THOUSAND,
         senders_moving,
-        once=True,
+        turns=True,
     ),
-    Row("one look at a chain of N waits", "wait", UP_TO_TEN_THOUSAND, chain_of_waits, once=True),
-    Row("N tasks begin to wait in receive", "task", UP_TO_TEN_THOUSAND, readers_waiting, once=True),
+    Row("one look at a chain of N waits", "wait", UP_TO_TEN_THOUSAND, chain_of_waits, turns=True),
+    Row(
+        "N tasks begin to wait in receive",
+        "task",
+        UP_TO_TEN_THOUSAND,
+        readers_waiting,
+    ),
     Row("an event while N tasks wait for one", "event", ABOVE_A_BURST, read_among_readers),
     Row(
         "N tasks wait, and the channel closes",
         "task",
         UP_TO_TEN_THOUSAND,
         readers_dismissed,
-        once=True,
+        turns=True,
     ),
     Row("a batch of one from a list of N", "batch", UP_TO_HUNDRED_THOUSAND, small_batches),
     Row("a read while N events are held", "read", UP_TO_HUNDRED_THOUSAND, held_events),
@@ -452,7 +457,7 @@ ROWS: Final = (
         "task",
         UP_TO_TEN_THOUSAND,
         handlers_start,
-        once=True,
+        turns=True,
     ),
     Row("an event for a handler with a concurrency of N", "event", ABOVE_A_BURST, handler_calls),
     Row("an event drained beside N idle handlers", "event", UP_TO_TEN_THOUSAND, drain),
@@ -481,11 +486,21 @@ ROWS: Final = (
         "subscription",
         UP_TO_HUNDRED_THOUSAND,
         closing,
-        once=True,
+        turns=True,
     ),
     Row("statistics() of a bus of N subscriptions", "call", UP_TO_HUNDRED_THOUSAND, statistics),
-    Row("N patterns are added to a subscription", "pattern", UP_TO_TEN_THOUSAND, adding, once=True),
-    Row("the first send of each of N actors", "send", UP_TO_TEN_THOUSAND, first_sends, once=True),
+    Row(
+        "N patterns are added to a subscription",
+        "pattern",
+        UP_TO_TEN_THOUSAND,
+        adding,
+    ),
+    Row(
+        "the first send of each of N actors",
+        "send",
+        UP_TO_TEN_THOUSAND,
+        first_sends,
+    ),
     Row("a send to a new system under N rules", "send", UP_TO_TEN_THOUSAND, rules),
 )
 
@@ -501,13 +516,13 @@ def measure(row: Row, size: int) -> dict[str, object]:
     started = perf_counter()
     for _ in range(ROUNDS):
         meter = Meter()
-        instruments = [meter] if row.once else []
+        instruments = [meter] if row.turns else []
         trio.run(row.measure, size, meter, clock=meter.clock, instruments=instruments)
         figures += meter.figures[1:] or meter.figures  # the first one warms up
         longest_turn = max(longest_turn, meter.longest_turn)
         if perf_counter() - started > ENOUGH:
             break
-    return {"figures": figures, "longest_turn": longest_turn if row.once else None}
+    return {"figures": figures, "longest_turn": longest_turn if row.turns else None}
 
 
 # All of them

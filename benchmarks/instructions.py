@@ -55,9 +55,11 @@ def count_all(
 
     def attempt(where: Checkout, name: str) -> float | str:
         try:
-            return count(where, name)
+            figure = count(where, name)
         except RuntimeError as error:
             return str(error)
+        print(f"{where.label}: {name}: {figure:,.0f}", file=sys.stderr)
+        return figure
 
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {

@@ -55,14 +55,16 @@ def draw_curves(path: Path, curves: Mapping[str, Mapping[int, float]]) -> None:
     rows = -(-len(curves) // columns)
     with matplotlib.rc_context({**STYLE, "font.size": 7}):
         figure = Figure(figsize=(9, 1.7 * rows))
-        panels = figure.subplots(rows, columns, squeeze=False).flat
+        panels = [*figure.subplots(rows, columns, squeeze=False).flat]
         for axes, (name, points) in zip(panels, curves.items(), strict=False):
             axes.plot([*points], [*points.values()], marker="o", markersize=3, color=OURS)
             axes.set_xscale("log")
-            axes.set_ylim(0, 2 * max(points.values(), default=1))
-            axes.set_title("\n".join(wrap(name, 30)), loc="left", fontsize=7)
+            axes.set_xticks([*points], minor=False)
+            axes.minorticks_off()  # each one is a path in the file
+            axes.set_ylim(0, 1.5 * max(points.values(), default=1))
+            axes.set_title("\n".join(wrap(name, 32)), loc="left", fontsize=7)
             axes.set_ylabel("µs")
-        for axes in panels:
+        for axes in panels[len(curves) :]:
             axes.set_axis_off()
         figure.tight_layout()
         _save(figure, path)

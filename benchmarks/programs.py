@@ -105,6 +105,7 @@ async def idle(count: int) -> None:
         for _ in range(count):
             await bus.send(*NAMES, PAYLOAD)
             await arrived.park()
+        bus.close()
 
 
 async def subscribe_and_close(count: int) -> None:
