@@ -151,10 +151,8 @@ class EventBus(metaclass=NoPublicConstructor):
 
         False in another thread, where only `send_soon` may be called.
         """
-        try:
-            return trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:
-            return False
+        here = trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token()
+        return here is self._token
 
     def is_wanted(self, system: str, kind: str, path: str) -> bool:
         """Whether a subscription would get such an event if it were sent now. Not a checkpoint.

@@ -87,8 +87,8 @@ class SubscriptionActor:
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
-    interests: list[Interest] = attrs.field(init=False)
-    """What it matches now."""
+    interests: dict[Interest, None] = attrs.field(init=False)
+    """What it matches now, in the order in which that was added."""
 
     closed: bool = attrs.field(default=False, init=False)
     discarded_at: str = attrs.field(default="", init=False)
@@ -115,7 +115,7 @@ class SubscriptionActor:
         return 0 if self._queue is None else self._queue.length
 
     def __attrs_post_init__(self) -> None:
-        self.interests = [self.interest]
+        self.interests = {self.interest: None}
 
     # The task
 

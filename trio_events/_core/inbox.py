@@ -127,7 +127,4 @@ class Inbox:
 
 
 def _running_task() -> trio.lowlevel.Task | None:
-    try:
-        return trio.lowlevel.current_task()
-    except RuntimeError:  # a callback, or no trio at all
-        return None
+    return trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None

@@ -77,9 +77,9 @@ class KnownReaders:
 
     def note_current(self) -> None:
         """Note the running task."""
-        try:
+        if trio.lowlevel.in_trio_task():
             self.note(trio.lowlevel.current_task())
-        except RuntimeError:  # a callback, or no trio at all
+        else:  # a callback, or no trio at all
             self.unknown = True
 
     def note(self, task: trio.lowlevel.Task) -> None:

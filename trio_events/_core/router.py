@@ -232,14 +232,14 @@ class Router:
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
         with self.core.notices:
-            subscription.interests.append(interest)
+            subscription.interests[interest] = None
             self.core.inbox.post(Subscribe(subscription, interest))
             self.route_inbox()  # so that senders of what it now matches see that it is full
 
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match less, from now on."""
         with self.core.notices:
-            subscription.interests.remove(interest)
+            del subscription.interests[interest]
             self.core.inbox.post(Unsubscribe(subscription, (interest,), final=False))
             self.route_inbox()
             self.core.senders.reconsider(subscription)

@@ -61,10 +61,9 @@ class Staff:
     def includes(self, task: trio.lowlevel.Task | None) -> bool:
         """Whether a task, or the running one if it is None, is a handler or was started by one."""
         if task is None:
-            try:
-                task = trio.lowlevel.current_task()
-            except RuntimeError:  # a callback, which no handler is
+            if not trio.lowlevel.in_trio_task():  # a callback, which no handler is
                 return False
+            task = trio.lowlevel.current_task()
         while task is not None and task.parent_nursery is not self._nursery:
             task = None if task.parent_nursery is None else task.parent_nursery.parent_task
         return task is not None
