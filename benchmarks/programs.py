@@ -130,11 +130,11 @@ async def handle(count: int) -> None:
 
 
 async def send_nowait(count: int) -> None:
-    """Nobody subscribes; the router gets a turn every 128 events."""
+    """Nobody subscribes; the router gets a turn every 64 events."""
     async with open_event_bus() as bus:
         for number in range(count):
             bus.send_nowait(*NAMES, PAYLOAD)
-            if number % 128 == 127:
+            if number % 64 == 63:
                 await trio.lowlevel.checkpoint()
 
 

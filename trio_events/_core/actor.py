@@ -196,7 +196,7 @@ class SubscriptionActor:
         buffer.matched += len(events)
         if self._queue is not None:
             self._queue.coming = 0
-        if self.readers:
+        if self.readers and buffer.end_reason is None:  # after a loss, nothing later is read
             events = self._serve(events)
         if events and not buffer.put(events):
             self._put_what_fits(events)
