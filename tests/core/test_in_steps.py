@@ -9,9 +9,22 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_events import BusClosedError, Event, EventBus, Subscription, open_event_bus
+from trio_events import (
+    BusClosedError,
+    Event,
+    EventBus,
+    Overflow,
+    Subscription,
+    SubscriptionOverflowError,
+    open_event_bus,
+)
 from trio_events._core.notices import reserve_stack
+from trio_events._core.pace import Pace
 from trio_events._core.readers import KnownReaders
+from trio_events._core.router import Router
+from trio_events._names.interest import Interest
+
+from ..observing import wake
 
 
 @attrs.define(eq=False)
@@ -204,3 +217,30 @@ async def test_a_pattern_that_is_added_in_the_middle_of_routing_counts_from_then
         assert interloper.acted
         await bus.send("b", "k", "/2")
         assert (await other.receive()).path == "/2"
+
+
+async def test_after_an_overflow_a_reader_that_waits_gets_nothing_later(
+    autojump_clock: MockClock,
+) -> None:
+    router = Router.of(8, Pace(1))
+    actor = router.make_subscription(Interest.of("a"), "test", 1, Overflow.CLOSE)
+    router.open(actor)
+    wake(router)
+    first, lost, later = (Event("a", "k", f"/{number}") for number in range(3))
+    actor.deliver([first, lost])
+    assert await actor.receive() is first
+    outcomes: list[object] = []
+
+    async def read() -> None:
+        try:
+            outcomes.append(await actor.receive())
+        except SubscriptionOverflowError as error:
+            outcomes.append(type(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        actor.deliver([later])  # it was accepted before the end, in the same turn of the router
+        wake(router)
+    assert outcomes == [SubscriptionOverflowError]
+    assert actor.buffer.dropped == 2
