@@ -32,6 +32,11 @@ TRIO_CORE: Final = (
 )
 
 
+_HELD: Final[list[Any]] = []
+"""All trace functions. Python 3.11 lets go of one that raises once too often: that would free it
+while it is still in use, so these references are never given back."""
+
+
 @final
 @attrs.define(eq=False)
 class AtLine:
@@ -51,7 +56,6 @@ class AtLine:
     where: str | None = None
     """The line at which it was done, or None if it has not been reached."""
 
-    # Python lets go of a trace function that raises, while it still runs.
     _held: tuple[Any, Any] = attrs.field(init=False)
     _before: Any = attrs.field(init=False)  # the trace function of a coverage tool, perhaps
 
@@ -61,6 +65,7 @@ class AtLine:
     def __enter__(self) -> None:
         self._before = sys.gettrace()
         self._held = self._on_call, self._on_line
+        _HELD.extend(self._held * 2)
         sys.settrace(self._held[0])
 
     def __exit__(self, *_: object) -> None:

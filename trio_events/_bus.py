@@ -131,7 +131,6 @@ class EventBus(metaclass=NoPublicConstructor):
         if event is not None and (sender := self._router.offer(event, wait=True)) is not None:
             await sender.wait()
             self._core.pace.restart()
-            self._core.pace.restart()
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -473,9 +472,8 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         if not self._core.door.closed:
             self._core.door.check_here()
-            close = partial(self._staff.close, f"close() was called at {caller()}")
-            if not self._core.notices.postpone(close):
-                close()
+            reason = f"close() was called at {caller()}"
+            self._core.notices.after_step(partial(self._staff.close, reason))
 
     def statistics(self) -> EventBusStatistics:
         """The state of the bus now. Not a checkpoint."""

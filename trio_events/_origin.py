@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
-_OWN = (__package__, "contextlib")  # the latter calls `expect`
+_OWN = (__package__, "contextlib")  # whose exit stacks enter and leave what is asked for
 
 
 def caller() -> str:

@@ -12,7 +12,7 @@ import trio
 
 from ._core.notices import reserve_stack
 from ._core.router import Router
-from ._errors import BusClosedError, NoSubscribersError
+from ._errors import NoSubscribersError
 from ._event import Event
 from ._names.interest import Interest
 from ._names.pattern import Pattern
@@ -130,7 +130,8 @@ async def _first_event(channel: EventChannel) -> Event:
     try:
         return await channel.receive()
     except trio.EndOfChannel:
-        raise BusClosedError("the bus was closed before there was such an event") from None
+        door = channel._actor.core.door
+        raise door.closed_error("; there was no such event before") from None
 
 
 async def request(

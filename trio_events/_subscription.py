@@ -152,9 +152,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         actor = self._actor
         if not actor.discarded_at:
             actor.core.door.check_here()
-            discard = partial(actor.discard, caller())
-            if not actor.core.notices.postpone(discard):
-                discard()
+            actor.core.notices.after_step(partial(actor.discard, caller()))
 
     async def aclose(self) -> None:
         """`close`, and a checkpoint. The channel is closed even if this is cancelled."""
@@ -390,8 +388,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         actor = self._actor
         if not actor.closed:
             actor.core.door.check_here()
-            if not actor.core.notices.postpone(actor.close):
-                actor.close()
+            actor.core.notices.after_step(actor.close)
 
     def statistics(self) -> SubscriptionStatistics:
         """The counters now. Not a checkpoint."""

@@ -144,6 +144,19 @@ async def test_a_closed_bus_says_how_it_was_closed(autojump_clock: MockClock) ->
             bus.send_soon("a", "k", "/x")
 
 
+async def test_a_wait_that_the_end_of_the_bus_ends_says_how_that_was_closed(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+
+        async def close() -> None:
+            bus.close()
+
+        nursery.start_soon(close)
+        with pytest.raises(BusClosedError, match=r"close\(\) was called at .*no such event"):
+            await bus.wait_for("a")
+
+
 async def test_a_channel_closed_by_its_reader_says_so(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus:
         subscription = await bus.subscribe("a.*")

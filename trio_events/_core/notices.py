@@ -174,8 +174,8 @@ class Notices:
     Telling a listener runs code that isn't the bus's, and so does letting go of an event, whose
     data may have a destructor. That code may use the bus, so it has to find it in a complete
     state: `with notices:` around a step puts it off until the outermost step has ended. Code that
-    runs within a step all the same (the garbage collector or a signal handler called it) is put
-    off by `postpone`.
+    runs within a step all the same, because the garbage collector or a signal handler called it,
+    changes the state by `after_step`.
     """
 
     __slots__ = ("_depth", "_leftovers", "_pending", "_telling", "listeners")
@@ -196,12 +196,12 @@ class Notices:
         """Let go of these objects when the step has ended."""
         self._leftovers += leftovers
 
-    def postpone(self, operation: Callable[[], None]) -> bool:
-        """Whether a step is under way; the operation is then called when it has ended."""
-        if not self._depth:
-            return False
-        self._pending.append(operation)
-        return True
+    def after_step(self, operation: Callable[[], None]) -> None:
+        """Call an operation when the step has ended, or at once outside of any step."""
+        if self._depth:
+            self._pending.append(operation)
+        else:
+            operation()
 
     def __enter__(self) -> None:
         if not self._depth:

@@ -74,7 +74,6 @@ class Sender:
         try:
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         finally:
-            self._leave()
             del self.event, self.task  # the queue may keep this for a while
         if self._error is not None:
             try:
