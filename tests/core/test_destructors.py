@@ -23,6 +23,7 @@ from trio_events import (
     Subscription,
     open_event_bus,
 )
+from trio_events._core.senders import Sender
 
 from ..handlers.handling import Recorder
 from ..injecting import PACKAGE, TRIO_CORE, AtLine, no_chance
@@ -421,3 +422,29 @@ async def test_data_that_cannot_be_asked_anything_is_passed_on(
             await bus.send("b", "k", "/x", data)
             assert (await waiter.event()).data is data
     assert handler.seen == ["/0", "/1", "/2"]
+
+
+async def test_a_send_that_the_end_of_the_bus_has_woken_is_cancelled_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Trio has decided to cancel the send, and a destructor closes the bus before the send hears it.
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+
+        async def send() -> None:
+            with pytest.raises(BusClosedError, match="was not sent"):
+                await bus.send("a", "k", "/2")
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        abort = Sender._abort
+
+        def close_first(sender: Sender, raise_cancel: object) -> trio.lowlevel.Abort:
+            bus.close()
+            return abort(sender, raise_cancel)
+
+        monkeypatch.setattr(Sender, "_abort", close_first)
+        nursery.cancel_scope.cancel()
+    assert drain(subscription.channel()) == ["/1"]
