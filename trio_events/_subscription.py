@@ -177,7 +177,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
             current_buffer_used=buffer.buffered,
             max_buffer_size=buffer.max_buffer_size,
             peak_buffer_used=buffer.peak,
-            tasks_waiting_receive=len(self._actor.readers),
+            tasks_waiting_receive=len(self._actor.readers or ()),
         )
 
     def __aiter__(self) -> EventIterator[DataT_co]:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means

@@ -16,7 +16,7 @@ from .._names.interest import Interest
 from .buffer import Buffer, End, Overflow
 from .door import Door
 from .inbox import Inbox, Unsubscribe
-from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
+from .notices import LossBegan, LossEnded, Notices, SendersStalled
 from .pace import Pace
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
@@ -94,7 +94,7 @@ class SubscriptionActor:
     discarded_at: str = attrs.field(default="", init=False)
     """The line that closed the channel."""
 
-    readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
+    readers: OrderedDict[Reader, None] | None = attrs.field(default=None, init=False)
     """The tasks that wait for events; then nothing is buffered."""
 
     known_readers: KnownReaders = attrs.field(factory=KnownReaders, init=False)
@@ -249,7 +249,7 @@ class SubscriptionActor:
           trio.ClosedResourceError: After `discard`.
         """
         try:
-            if not self.must_settle:
+            if not self.must_settle or self.buffer.is_overfull:
                 return self.buffer.take()
             with self.core.notices:
                 event = self.buffer.take()
@@ -319,17 +319,25 @@ class SubscriptionActor:
                 return events
 
     async def _wait(self, max_size: int | None) -> list[Event[Any]]:
-        """Wait for events; there are none if there need not be any wait."""
-        reader = Reader(max_size)
-        reserve_stack()
-        self.readers[reader] = None
-        if not self.buffer.is_dry and self.readers.pop(reader, reader) is None:
-            # A destructor has closed the bus, between the look at the buffer and this one.
-            return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
-        events = await reader.wait(self.readers)
-        self.buffer.on_the_way -= len(events)
+        """Wait for events; there are none if there need not be any wait.
+
+        A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
+        """
+        readers = self.readers
+        if readers is None:
+            readers = self.readers = OrderedDict()
+        reader = Reader(max_size, readers)
+        readers[reader] = None
+        try:
+            if not self.buffer.is_dry and readers.pop(reader, reader) is None:
+                # A destructor has closed the bus, between the look at the buffer and this one.
+                return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
+            await trio.lowlevel.wait_task_rescheduled(reader.abort)
+        finally:
+            readers.pop(reader, None)  # still there if the stack had no room for the wait
+        self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
-        return events
+        return reader.events
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -381,7 +389,8 @@ class SubscriptionActor:
         buffer, senders = self.buffer, self.core.senders
         if self._loss is not None:
             self._end_loss_if_over(self.core.clock())
-        buffer.fit_held()
+        if buffer.held and buffer.half_empty:  # by many: each time, a list is made
+            buffer.fit_held()
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])
         self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None

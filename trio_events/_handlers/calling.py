@@ -89,7 +89,9 @@ class HandlerActor:
         # Not enough that nothing is queued: an event may be on its way to a task that waited,
         # but then that task doesn't wait any more.
         tasks = self._scopes.values()
-        return not self.handling and any(reader.task in tasks for reader in self.actor.readers)
+        return not self.handling and any(
+            reader.task in tasks for reader in self.actor.readers or ()
+        )
 
     def stop(self, reason: str) -> None:
         """Cancel the tasks. What is left then is counted and reported."""
