@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final, Protocol, assert_never, final
 
 import attrs
@@ -87,9 +87,6 @@ class SubscriptionActor:
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
-    interests: dict[Interest, None] = attrs.field(init=False)
-    """What it matches now, in the order in which that was added."""
-
     closed: bool = attrs.field(default=False, init=False)
     discarded_at: str = attrs.field(default="", init=False)
     """The line that closed the channel."""
@@ -103,6 +100,7 @@ class SubscriptionActor:
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
     holds events, or is losing some."""
 
+    _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
     _loss: Loss | None = attrs.field(default=None, init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -114,8 +112,16 @@ class SubscriptionActor:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length
 
-    def __attrs_post_init__(self) -> None:
-        self.interests = {self.interest: None}
+    @property
+    def interests(self) -> Collection[Interest]:
+        """What it matches now, in the order in which that was added."""
+        return (self.interest,) if self._interests is None else self._interests.keys()
+
+    def change_interests(self) -> dict[Interest, None]:
+        """What it matches now, to be changed together with the routing table."""
+        if self._interests is None:
+            self._interests = {self.interest: None}
+        return self._interests
 
     # The task
 
@@ -237,6 +243,11 @@ class SubscriptionActor:
         self._end_loss()
         self._dismiss_readers()
 
+    def end(self) -> None:
+        """The same at the end of the bus, where many end at once: so the task is only roused."""
+        self.finish()
+        self._rouse()
+
     # For readers
 
     def take(self) -> Event[Any]:
@@ -248,12 +259,14 @@ class SubscriptionActor:
           SubscriptionOverflowError: The same, and an overflow is the reason.
           trio.ClosedResourceError: After `discard`.
         """
+        front = self.buffer.front
+        if front and (not self.must_settle or self.buffer.is_overfull):
+            return front.pop()
         try:
-            if not self.must_settle or self.buffer.is_overfull:
-                return self.buffer.take()
             with self.core.notices:
                 event = self.buffer.take()
-                self.settle()
+                if self.must_settle:
+                    self.settle()
                 return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
@@ -261,11 +274,10 @@ class SubscriptionActor:
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
         try:
-            if not self.must_settle:
-                return self.buffer.take_list(max_size)
             with self.core.notices:
                 events = self.buffer.take_list(max_size)
-                self.settle()
+                if self.must_settle:
+                    self.settle()
                 return events
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None

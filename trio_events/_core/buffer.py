@@ -109,8 +109,8 @@ class Buffer:
 
     @property
     def is_overfull(self) -> bool:
-        """Whether so many events are held that nothing follows from taking one."""
-        return bool(self.front) and len(self.held) >= self.max_buffer_size and not self.half_empty
+        """Whether so many events are held that nothing follows from taking one of `front`."""
+        return len(self.held) >= self.max_buffer_size and not self.half_empty
 
     @property
     def half_empty(self) -> bool:

@@ -245,14 +245,14 @@ class Router:
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
         with self.core.notices:
-            subscription.interests[interest] = None
+            subscription.change_interests()[interest] = None
             self.core.inbox.post(Subscribe(subscription, interest))
             self.route_inbox()  # so that senders of what it now matches see that it is full
 
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match less, from now on."""
         with self.core.notices:
-            del subscription.interests[interest]
+            del subscription.change_interests()[interest]
             self.core.inbox.post(Unsubscribe(subscription, (interest,), final=False))
             self.route_inbox()
             self.core.senders.reconsider(subscription)
@@ -280,8 +280,15 @@ class Router:
         with self.core.notices:
             self.core.door.close(reason)
             self.core.senders.dismiss(self.core.door)
-            for subscription in (*self.subscriptions, *self.waiters):
-                subscription.close()
+            self.core.senders.full.clear()
+            # All at once, or 100,000 would take seconds to be removed from the table one by one.
+            ending = [*self.subscriptions, *self.waiters]
+            self.subscriptions.clear()
+            self.waiters.clear()
+            for subscription in ending:
+                subscription.closed = True
             self.route_inbox()
-            self.table.forget_routes()
+            self.table.clear()
+            for subscription in ending:
+                subscription.end()
             self.core.inbox.close()

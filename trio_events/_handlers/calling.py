@@ -150,10 +150,11 @@ class HandlerActor:
         self._taking = True
         try:
             front = self.actor.buffer.front
-            if front and not self.actor.must_settle:  # as in `EventIterator`
-                return front.pop()
-            self.note_change()  # if there is nothing, this task waits to read when others look
-            return await self.actor.receive()
+            event = front.pop() if front and not self.actor.must_settle else None
+            if event is None:
+                self.note_change()  # if there is nothing, this task waits when others look
+                event = await self.actor.receive()
+            return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended

@@ -222,6 +222,13 @@ class RoutingTable(Generic[T]):
             return self.match(system, kind)
         return self._find(system, kind)
 
+    def clear(self) -> None:
+        """Remove all items, and forget all routes."""
+        self._root = _Node()
+        self._interests.clear()
+        self._places.clear()
+        self.forget_routes()
+
     def forget_routes(self) -> None:
         """Forget all remembered routes."""
         self.routes.clear()
