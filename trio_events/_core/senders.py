@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterator, Set
+from operator import attrgetter
 from typing import Final, Protocol, final
 
 import attrs
@@ -156,10 +157,14 @@ class Queue:
             heapq.heappop(heap)
         return heap[0][1] if heap else None
 
+    def in_any_order(self) -> Iterator[Sender]:
+        """Those that wait. One that went and came back may be among them twice."""
+        return (sender for _, sender in self._heap if sender.queue is self)
+
     def __iter__(self) -> Iterator[Sender]:
         """Those that wait, in the order of their arrival."""
-        waiting = (sender for _, sender in sorted(self._heap) if sender.queue is self)
-        return iter(dict.fromkeys(waiting))  # one that went and came back is in the heap twice
+        waiting = dict.fromkeys(self.in_any_order())
+        return iter(sorted(waiting, key=attrgetter("ticket")))
 
 
 @final
@@ -270,7 +275,9 @@ class Senders:
             return False
         self._next_verdict = now + 1
         places = {queue: queue.owner for queue in self.full.values() if queue.owner is not None}
-        senders = {s.task: s for queue in places for s in queue if not s.gives_up(now)}
+        senders = {
+            s.task: s for queue in places for s in queue.in_any_order() if not s.gives_up(now)
+        }
         verdict = hopeless_waits(
             {task: queue for task, s in senders.items() if (queue := s.queue) is not None},
             {
@@ -280,7 +287,7 @@ class Senders:
             },
             [
                 sender.task
-                for sender in sorted(senders.values(), key=lambda sender: sender.ticket)
+                for sender in sorted(senders.values(), key=attrgetter("ticket"))
                 if now >= sender.since + next_look(0)
             ],
         )
