@@ -145,6 +145,7 @@ async def request(
     # The path is taken as it is, even if it looks like a pattern.
     interest = Interest(Pattern.parse(event.system), Pattern.parse(reply_kind), event.path)
     with expecting(router, permits, interest) as channel:
+        router.note_request(channel._actor)
         # The permissions go first, so that an actor who may not ask doesn't learn whether anybody
         # listens.
         permits.check_send(event.system)
