@@ -169,7 +169,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             try:
                 yield bus
             except BaseException as error:  # noqa: ASYNC103  # a postponed one is raised in the end
-                if staff.draining and _is_own(error, router):
+                if staff.draining and router.core.door.has_raised(error):
                     postponed = error  # the handlers finish first
                 else:
                     body_error = error
@@ -222,10 +222,3 @@ def _raise_as_it_was(error: BaseException) -> NoReturn:
     finally:
         error.__context__ = context
         del error, context  # no reference cycle
-
-
-def _is_own(error: BaseException, router: Router) -> bool:
-    """Whether this is nothing but the error of a closed bus, or many of it."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_own(member, router) for member in error.exceptions)
-    return router.core.door.has_raised(error)

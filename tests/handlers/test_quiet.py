@@ -471,6 +471,51 @@ async def test_a_consumer_that_finishes_in_spite_of_the_timeout_is_not_named(
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize(
+    "where", ["consumer", "tasks of a consumer", "handler", "tasks of a handler"]
+)
+@pytest.mark.parametrize("end", ["timeout", "exception", "cancellation"])
+async def test_the_last_words_of_those_that_are_cancelled_are_no_error_of_the_bus(
+    where: str, end: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = 0
+
+    async def work(_: object = None) -> None:
+        nonlocal said
+        try:
+            await trio.sleep_forever()
+        finally:
+            for _ in range(2):
+                said += 1
+                bus.send_nowait("never", "k", "/last words")
+                await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def crew(_: object = None) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            nursery.start_soon(trio.sleep_forever)
+
+    what = crew if where.startswith("tasks") else work
+    with trio.move_on_after(1 if end == "cancellation" else math.inf) as scope:
+        try:
+            async with open_event_bus(drain_timeout=2) as bus:
+                if where.endswith("handler"):
+                    await bus.on(what, "b")
+                    await bus.send("b", "k", "/x")
+                else:
+                    bus.start_soon(what)
+                await wait_all_tasks_blocked()
+                if end == "exception":
+                    raise Failure
+        except Failure:
+            assert end == "exception"
+    assert scope.cancelled_caught == (end == "cancellation")
+    assert said
+    if end != "cancellation" or where.endswith("handler"):
+        [message] = caplog.messages
+        assert "cancelled" in message
+
+
 @pytest.mark.parametrize("where", ["block", "consumer", "handler"])
 async def test_an_exception_cancels_consumers_and_what_is_left_is_named(
     where: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture

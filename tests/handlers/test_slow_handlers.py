@@ -26,7 +26,7 @@ def reports(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
     return [(match[2], int(match[1])) for match in found if match is not None]
 
 
-async def sleep(event: Event) -> None:
+async def sleep(event: Event[float]) -> None:
     await trio.sleep(event.data)
 
 

@@ -105,7 +105,7 @@ class HandlerActor:
     # The tasks
 
     @trio.lowlevel.enable_ki_protection
-    async def _run(self, owned: OwnedTask) -> None:
+    async def _run(self, owned: OwnedTask) -> None:  # noqa: ASYNC910  # it may be cancelled at once
         """Call the handler with one event after the other, until the subscription has ended."""
         # All do so before one of them has an event, so that none is taken for the only reader.
         self.actor.known_readers.note(self._staff.begin(owned))
@@ -118,9 +118,10 @@ class HandlerActor:
                         break
                     await self._handle(owned, event)
                     del event  # or it would live on until the next one comes
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # what is not raised is no `Cancelled`
             self._staff.note_exception(error)
-            raise
+            if not self._staff.is_last_word(owned, error):
+                raise
         finally:
             del self._tasks[owned]
             if not self._tasks:
@@ -174,7 +175,7 @@ class HandlerActor:
             while await self._call(event):
                 pass
         except BaseException as error:
-            self._calls_cut += is_cancelled(error)
+            self._calls_cut += is_cancelled(error) or self._staff.is_last_word(owned, error)
             raise
         finally:
             self.handling -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple, Unpack, final
 
@@ -63,13 +64,13 @@ class Staff:
     def note_exception(self, error: BaseException) -> None:
         """An exception leaves one of the tasks, or the block of the bus, and ends the bus."""
         if self.cut_short is None:
-            self._cut_short("the bus was ended by an exception", error)
+            self.cut_short = "the bus was ended by an exception"
+            if not (is_cancelled(error) or self._router.core.door.has_raised(error)):
+                self._note_working()  # otherwise it is too late
 
-    def _cut_short(self, reason: str, error: BaseException | None = None) -> None:
-        self.cut_short = reason
-        if error is None or not is_cancelled(error):  # then it is too late to tell
-            for owned in self._quiet.working():
-                owned.was_working = True
+    def _note_working(self) -> None:
+        for owned in self._quiet.working():
+            owned.was_working = True
 
     @trio.lowlevel.enable_ki_protection
     async def consume(  # noqa: ASYNC910  # that is up to the consumer
@@ -91,14 +92,34 @@ class Staff:
                     raise self._router.core.door.closed_error(
                         f"; {owned.name} was cancelled before it called task_status.started()"
                     )
-        except BaseException as error:
-            if task.parent_nursery is self._nursery:  # otherwise it leaves `EventBus.start`
-                self.note_exception(error)
-                if is_cancelled(error):
-                    self._report_cancelled(owned)
-            raise
+        except BaseException as error:  # noqa: ASYNC103  # what is not raised is no `Cancelled`
+            if task.parent_nursery is not self._nursery:  # then it leaves `EventBus.start`
+                raise
+            self.note_exception(error)
+            last_word = self.is_last_word(owned, error)
+            if last_word or is_cancelled(error):
+                self._report_cancelled(owned)
+            if not last_word:
+                raise
         finally:
             self.leave(owned)
+
+    def is_last_word(self, owned: OwnedTask, error: BaseException) -> bool:
+        """Whether the running task has raised that the bus is closed because it is cancelled.
+
+        A cancelled task that uses the bus before it notices gets that error instead of `Cancelled`.
+        """
+        rest: BaseException | None = error
+        if isinstance(error, BaseExceptionGroup):
+            rest = error.split(trio.Cancelled)[1]
+        try:
+            return (
+                rest is not None
+                and self._router.core.door.has_raised(rest)
+                and (owned.scope.cancel_called or trio.current_effective_deadline() == -math.inf)
+            )
+        finally:
+            del rest  # no reference cycle
 
     def _report_cancelled(self, owned: OwnedTask) -> None:
         if owned.was_working and self.cut_short is not None:
@@ -173,7 +194,8 @@ class Staff:
     def _stop(self, reason: str) -> None:
         """Cancel the tasks, if there are any. What is left then is reported by each."""
         if self._quiet.owned:
-            self._cut_short(reason)
+            self.cut_short = self.cut_short or reason
+            self._note_working()
             for owned in tuple(self._quiet.owned):
                 owned.scope.cancel()
 
