@@ -67,8 +67,8 @@ class Accounts:
     ) -> Account:
         """Start tasks of the bus that work on the events of a system, in one consumer."""
         account = Account()
-        self.accounts.append(account)
         account.subscription = source = await self.bus.subscribe(system, max_buffer_size=size)
+        self.accounts.append(account)
 
         async def work() -> None:
             async for event in source:
@@ -92,7 +92,6 @@ class Accounts:
     ) -> Account:
         """Register a handler that works on the events of a system."""
         account = Account()
-        self.accounts.append(account)
 
         async def handler(event: Event) -> None:
             await account.work(event, act)
@@ -100,6 +99,7 @@ class Accounts:
         account.subscription = await self.bus.on(
             handler, system, concurrency=crew, max_buffer_size=size
         )
+        self.accounts.append(account)
         return account
 
     def check(self, *, complete: bool = False, consumers_are_named: bool = True) -> None:

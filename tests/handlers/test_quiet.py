@@ -22,7 +22,8 @@ from trio_events import (
     open_event_bus,
 )
 
-from ..observing import assert_balanced, drain, tasks_living
+from ..observing import Cancellation, assert_balanced, at_every_checkpoint, drain, tasks_living
+from .accounts import Accounts
 from .handling import Recorder, Workers
 from .test_consumers import Failure, read
 
@@ -884,3 +885,108 @@ async def test_others_may_drain_a_subscription(autojump_clock: MockClock) -> Non
         assert (await subscription.receive()).path == "/1"  # one that has read, beside another
         await subscription.drain()
     assert (got, done) == (["/0", "/2"], ["/a"])
+
+
+# ---------------------------------------------------------------------------------------------
+# Cancelled at every checkpoint
+# ---------------------------------------------------------------------------------------------
+
+
+async def test_wait_idle_cancelled_at_any_checkpoint_leaves_everything_as_it_was(
+    autojump_clock: MockClock,
+) -> None:
+    async def scene(cancellation: Cancellation[None]) -> None:
+        recorder = Recorder()
+        async with open_event_bus() as bus:
+            await bus.on(recorder, "a")
+            bus.start_soon(partial(stage, await bus.subscribe("a"), seconds=1, got=[]))
+            await send_all(bus, "a", 2)
+            await cancellation.run(bus.wait_idle)
+            await bus.send("a", "k", "/more")
+            await bus.wait_idle()
+            assert recorder.seen == ["/0", "/1", "/more"]
+
+    assert await at_every_checkpoint(scene) >= 2
+
+
+@pytest.mark.parametrize("owned", [False, True], ids=["handler", "consumer"])
+async def test_drain_cancelled_at_any_checkpoint_has_closed_and_loses_nothing(
+    owned: bool, autojump_clock: MockClock
+) -> None:
+    async def scene(cancellation: Cancellation[None]) -> None:
+        recorder = Recorder()
+        got: list[str] = []
+        async with open_event_bus() as bus:
+            if owned:
+                subscription = await bus.subscribe("a")
+                bus.start_soon(partial(stage, subscription, seconds=1, got=got))
+            else:
+                subscription = await bus.on(recorder, "a")
+            await send_all(bus, "a", 3)
+            await cancellation.run(subscription.drain)
+            await subscription.drain()
+            assert (got if owned else recorder.seen) == ["/0", "/1", "/2"]
+            assert subscription not in bus.subscriptions()
+
+    assert await at_every_checkpoint(scene) >= 2
+
+
+async def test_start_cancelled_at_any_checkpoint_leaves_no_task_or_a_whole_one(
+    autojump_clock: MockClock,
+) -> None:
+    async def scene(cancellation: Cancellation[Subscription]) -> None:
+        got: list[str] = []
+
+        async def consume(*, task_status: trio.TaskStatus[Subscription]) -> None:
+            async with await events.subscribe("a") as source:
+                await trio.lowlevel.checkpoint()
+                task_status.started(source)
+                await read(source, got)
+
+        async with open_event_bus() as bus:
+            await cancellation.run(partial(bus.start, consume))
+            await wait_all_tasks_blocked()
+            assert len(bus.subscriptions()) == (not cancellation.cancelled)
+            await bus.send("a", "k", "/x")
+        assert got == ([] if cancellation.cancelled else ["/x"])
+
+    assert await at_every_checkpoint(scene) >= 1
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_bus_with_consumers_cancelled_at_any_checkpoint_leaves_no_task(
+    raises: bool, autojump_clock: MockClock
+) -> None:
+    before = tasks_living()
+
+    async def scene(cancellation: Cancellation[None]) -> None:
+        accounts: list[Accounts] = []
+
+        async def keep(_: Event) -> None:
+            await trio.sleep(1)
+
+        async def forward(event: Event) -> None:
+            await trio.sleep(1)
+            await events.send("b", "k", event.path)
+
+        async def operation() -> None:
+            async with open_event_bus(inbox_size=2, checkpoint_every=1) as bus:
+                accounts.append(Accounts(bus))
+                await accounts[0].handle("b", keep, size=1)
+                await accounts[0].consume("a", forward, size=1, crew=2)
+                await send_all(bus, "a", 4)
+                if raises:
+                    raise Failure
+
+        try:
+            await cancellation.run(operation)
+        except Failure:
+            assert raises
+        assert tasks_living() == before
+        for each in accounts:
+            each.check(
+                complete=not (raises or cancellation.cancelled),
+                consumers_are_named=not cancellation.cancelled,
+            )
+
+    assert await at_every_checkpoint(scene) >= 6
