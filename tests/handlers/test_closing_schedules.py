@@ -127,6 +127,79 @@ def test_drain_racing_sends_returns_when_all_that_was_matched_is_done(kind: str,
     assert len(outcomes) > 1
 
 
+def test_drain_returns_when_a_reader_outside_has_an_event_that_was_on_its_way() -> None:
+    async def program(schedule: Schedule) -> None:
+        got: list[str] = []
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            subscription = await bus.subscribe("a")
+
+            async def read() -> None:
+                async for event in subscription:
+                    got.append(event.path)
+
+            nursery.start_soon(read)
+            async with schedule.explored():
+                bus.send_nowait("a", "k", "/x")
+                await subscription.drain()
+                assert got == ["/x"]
+
+    assert schedules.explore(program).complete
+
+
+def test_wait_idle_returns_when_all_was_quiet_though_others_go_on_sending() -> None:
+    async def program(schedule: Schedule) -> None:
+        handled: list[str] = []
+        handling = trio.Event()
+
+        async def handle(event: Event) -> None:
+            nonlocal handling
+            handled.append(event.path)
+            handling.set()
+            handling = trio.Event()
+
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            await bus.on(handle, "a")
+
+            async def go_on() -> None:
+                for number in range(10):
+                    await handling.wait()
+                    bus.send_nowait("a", "k", f"/{number}")
+
+            nursery.start_soon(go_on)
+            async with schedule.explored():
+                bus.send_nowait("a", "k", "/first")
+                await bus.wait_idle()
+                assert handled == ["/first"]
+
+    schedules.explore(program, orders=Orders.BOTH_WAYS, detours=3, cap=250)
+
+
+def test_closing_while_senders_wait_and_messages_are_not_routed_lets_each_sender_go_once() -> None:
+    async def program(schedule: Schedule) -> None:
+        sent: list[str] = []
+
+        async def expect() -> None:
+            try:
+                async with bus.expect("q"):
+                    await trio.lowlevel.checkpoint()
+            except BusClosedError:
+                pass
+
+        with trio.fail_after(60):
+            async with open_event_bus(inbox_size=1) as bus:
+                accounts = Accounts(bus)
+                account = await accounts.handle("a", keep)
+                async with schedule.explored(), trio.open_nursery() as nursery:
+                    for task in (expect, lambda: close(bus)):
+                        nursery.start_soon(task)
+                    for _ in range(2):
+                        nursery.start_soon(send, bus, "a", 1, sent)
+        accounts.check(complete=True)
+        assert len(account.done) == len(sent)
+
+    schedules.explore(program, cap=400)
+
+
 def test_add_and_remove_racing_sends_and_wait_idle_leave_nothing_unhandled() -> None:
     outcomes: set[int] = set()
 
