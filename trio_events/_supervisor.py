@@ -84,8 +84,8 @@ def open_event_bus(
       drain_timeout: How many seconds handlers and consumers have to finish what they have when the
         bus is closed. Then they are cancelled, and what is left is counted and logged.
       slow_handler_after: After how many seconds a call of a handler that is still running is
-        logged, and again whenever it has lasted twice as long; `math.inf` for never. It is not
-        logged once its subscription has been closed.
+        logged, to within a second, and again whenever it has lasted twice as long; `math.inf` for
+        never. It is not logged once its subscription has been closed.
       on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
         has failed for good. What it raises leaves through the supervisor.
 

@@ -60,12 +60,12 @@ async def test_calls_that_run_at_once_are_each_logged_in_their_time(
 ) -> None:
     async with open_event_bus() as bus:
         await bus.on(sleep, "a", concurrency=3)
-        for path, seconds in [("/0", 25), ("/4", 21), ("/8", 5), ("/9", 9), ("/13", 12)]:
+        for path, seconds in [("/0", 25), ("/4.5", 21), ("/8.5", 5), ("/9.5", 9), ("/13.5", 12)]:
             await trio.sleep_until(float(path[1:]))
             await send(bus, path, seconds)
         await trio.sleep(100)
-    # "/9" begins at 13 s, in the place of "/8", and "/13" after it, at 22 s.
-    assert reports(caplog) == [("/0", 10), ("/4", 10), ("/0", 20), ("/4", 20), ("/13", 10)]
+    # "/9.5" begins at 13.5 s, in the place of "/8.5", and "/13.5" after it, at 22.5 s.
+    assert reports(caplog) == [("/0", 10), ("/4.5", 10), ("/0", 20), ("/4.5", 20), ("/13.5", 10)]
 
 
 async def test_many_short_calls_are_not_logged(

@@ -30,6 +30,9 @@ from .supervision import (
 
 _HERE: Final = "the end of its handler"
 
+_LOOK_EVERY: Final = 1.0
+"""Seconds from one look at the running calls to the next, so that none has to ask for the time."""
+
 DeadLetterHook: TypeAlias = Callable[[DeadLetter], object]
 
 
@@ -61,9 +64,12 @@ class HandlerActor:
     _calls_cut: int = attrs.field(default=0, init=False)  # calls that were cancelled
     _not_begun: int = attrs.field(default=0, init=False)  # events that had just been taken
     # Whether the actor's task is going to look after the calls.
-    _will_look: bool = attrs.field(default=False, init=False)
+    _will_look: bool = attrs.field(init=False)
     # When the handler was restarted, on trio's clock; only what still counts.
     _restarts: deque[float] = attrs.field(factory=deque, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._will_look = self._report_after == math.inf  # then it need not ask for it
 
     @property
     def handler(self) -> Handler:
@@ -87,20 +93,21 @@ class HandlerActor:
 
     def look_after_calls(self, now: float) -> None:
         """Report the calls that last, and look again when the next one is to be reported."""
+        if self._report_after == math.inf:
+            return
         self._will_look = False
         calls = [(owned, owned.event) for owned in self._tasks if owned.event is not None]
         for owned, event in calls:
-            if now >= owned.next_report:
+            if owned.since is None:
+                owned.since, owned.next_report = now, now + self._report_after
+            elif now >= owned.next_report:
                 lasted = now - owned.since
                 notice = HandlerLasts(self.actor, owned.name, _which(event), lasted)
                 self.actor.core.notices.add(notice)
                 owned.next_report = max(now + lasted, math.nextafter(now, math.inf))
         if calls:
-            self._look_at(min(owned.next_report for owned, _ in calls))
-
-    def _look_at(self, time: float) -> None:
-        self._will_look = True
-        self.actor.set_alarm(time)
+            self._will_look = True
+            self.actor.set_alarm(min(now + _LOOK_EVERY, *(call.next_report for call, _ in calls)))
 
     # The tasks
 
@@ -165,12 +172,9 @@ class HandlerActor:
     async def _handle(self, owned: OwnedTask, event: Event[Any]) -> None:  # noqa: ASYNC910  # that is up to the handler
         """Call the handler with an event, as often as it takes."""
         self.handling += 1
-        owned.event = event
-        if self._report_after < math.inf:
-            owned.since = now = self.actor.core.clock()
-            owned.next_report = now + self._report_after
-            if not self._will_look:
-                self._look_at(owned.next_report)
+        owned.event, owned.since = event, None
+        if not self._will_look:  # otherwise that will find out when it began, more or less
+            self.look_after_calls(self.actor.core.clock())
         try:
             while await self._call(event):
                 pass

@@ -33,8 +33,8 @@ class OwnedTask:
     event: Event[Any] | None = attrs.field(default=None, init=False)
     """What the handler is being called with."""
 
-    since: float = attrs.field(default=0, init=False)
-    """When that call began, on trio's clock."""
+    since: float | None = attrs.field(default=None, init=False)
+    """When that call was first seen to be running, on trio's clock; None if it has not been."""
 
     next_report: float = attrs.field(default=0, init=False)
     """When it is to be reported that the call lasts, on trio's clock."""

@@ -178,7 +178,7 @@ class Staff:
             self._router.close(reason)
             return
         self.draining = True
-        self.route_accepted()  # so that it is known whose answers are awaited
+        self.route_accepted()  # or that would let senders in while they are dismissed
         self._router.restrict(self.includes, reason)
         self._nursery.start_soon(self._drain, name="trio_events drain")
 
