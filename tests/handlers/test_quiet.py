@@ -137,6 +137,21 @@ async def test_every_way_to_close_lets_consumers_finish(
     assert trio.current_time() == 3
 
 
+async def test_a_consumer_that_fails_after_the_block_was_refused_leaves_beside_its_error(
+    autojump_clock: MockClock,
+) -> None:
+    async def fail_later() -> None:
+        await trio.sleep(1)
+        raise Failure
+
+    with pytest.RaisesGroup(Failure, BusClosedError):
+        async with open_event_bus() as bus:
+            bus.start_soon(fail_later)
+            bus.close()
+            await bus.send("a", "k", "/late")
+    assert trio.current_time() == 1
+
+
 async def test_tasks_of_a_consumer_belong_to_it(autojump_clock: MockClock) -> None:
     got: list[str] = []
     before = tasks_living()

@@ -141,6 +141,18 @@ async def test_with_infinity_nothing_is_logged(
     assert caplog.messages == []
 
 
+async def test_with_infinity_senders_that_wait_for_a_handler_are_logged_all_the_same(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_event_bus(slow_handler_after=math.inf, drain_timeout=100) as bus:
+        await bus.on(sleep, "a", max_buffer_size=1)
+        for number in range(3):
+            await send(bus, f"/{number}", 20)
+            await trio.sleep(1)
+    assert len(caplog.messages) > 1
+    assert all("senders waiting for room" in message for message in caplog.messages)
+
+
 @pytest.mark.parametrize(
     ("value", "error"),
     [
