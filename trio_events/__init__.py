@@ -1,6 +1,18 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
-from ._ambient import expect, include, is_wanted, on, request, send, subscribe, use, wait_for
+from ._ambient import (
+    expect,
+    include,
+    is_wanted,
+    on,
+    request,
+    send,
+    start,
+    start_soon,
+    subscribe,
+    use,
+    wait_for,
+)
 from ._bus import EventBus, EventBusStatistics
 from ._core.buffer import Overflow
 from ._errors import (
@@ -75,6 +87,8 @@ __all__ = [
     "open_event_bus",
     "request",
     "send",
+    "start",
+    "start_soon",
     "subscribe",
     "use",
     "wait_for",

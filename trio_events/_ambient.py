@@ -6,10 +6,10 @@ from the task that started them.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, final, overload
+from typing import Any, Unpack, final, overload
 
 import trio
 
@@ -18,6 +18,7 @@ from ._core.buffer import Overflow
 from ._errors import NoBusError
 from ._event import Event
 from ._handlers.registration import Handler, HandlerSet
+from ._handlers.staff import ArgsT
 from ._handlers.supervision import OnError, Propagate
 from ._names.pattern import ExactPath
 from ._requests import REPLY_KIND, EventWaiter
@@ -115,6 +116,30 @@ async def include(handlers: HandlerSet) -> tuple[Subscription, ...]:
       NoBusError: If there is none.
     """
     return await _bus().include(handlers)
+
+
+def start_soon(
+    async_fn: Callable[[Unpack[ArgsT]], Awaitable[object]],
+    *args: *ArgsT,
+    name: object = None,
+) -> None:
+    """`EventBus.start_soon` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    _bus().start_soon(async_fn, *args, name=name)
+
+
+async def start(
+    async_fn: Callable[..., Awaitable[object]], *args: object, name: object = None
+) -> Any:
+    """`EventBus.start` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    return await _bus().start(async_fn, *args, name=name)
 
 
 def expect(

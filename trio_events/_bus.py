@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar, final, overload
+from typing import Any, ClassVar, Final, TypeVar, Unpack, final, overload
 
 import attrs
 import trio
@@ -19,8 +19,16 @@ from ._core.router import Router
 from ._errors import SubscriptionLimitError
 from ._event import Event, EventDraft
 from ._handlers.calling import DeadLetterHook, HandlerActor
-from ._handlers.registration import Handler, HandlerSet, Registration, place_of
-from ._handlers.staff import Staff
+from ._handlers.quiet import OwnedTask
+from ._handlers.registration import (
+    Handler,
+    HandlerSet,
+    Registration,
+    check_call,
+    name_of,
+    place_of,
+)
+from ._handlers.staff import ArgsT, Staff
 from ._handlers.supervision import OnError, Propagate
 from ._names.interest import Interest
 from ._names.pattern import ExactPath, plain_name, plain_path
@@ -94,6 +102,7 @@ class EventBus(metaclass=NoPublicConstructor):
     _permits: Permits
     _token: trio.lowlevel.TrioToken
     _max_subscriptions: int
+    _slow_handler_after: float
     _on_dead_letter: DeadLetterHook | None
     _refused: _Refused = attrs.field(factory=_Refused, init=False)
 
@@ -351,6 +360,113 @@ class EventBus(metaclass=NoPublicConstructor):
             raise
         return tuple(subscriptions)
 
+    @trio.lowlevel.enable_ki_protection
+    def start_soon(
+        self,
+        async_fn: Callable[[Unpack[ArgsT]], Awaitable[object]],
+        *args: *ArgsT,
+        name: object = None,
+    ) -> None:
+        """Start a consumer: a task in the nursery of the bus. Not a checkpoint.
+
+        When the bus is closed, consumers finish first: it waits until nothing is under way and each
+        of them waits to read from a subscription. Then the channels end, their loops end, and they
+        have the rest of `drain_timeout` to return. A consumer that waits for anything else is
+        working: if it doesn't come back to read, or return, in time, it is cancelled and logged.
+
+        The task has a copy of the context variables of the caller, with this very bus as the one
+        around it: what is started through `bus.for_actor("plugin")` acts as the plugin. An
+        exception leaves through the supervisor, as in any nursery.
+
+        Args:
+          async_fn: The async function.
+          args: What it is called with.
+          name: The name of the task, for debugging and for the log; by default, that of the
+            function.
+
+        Raises:
+          TypeError: If `async_fn` isn't an async function that can be called with these arguments.
+          BusClosedError: If the bus was closed, and the caller doesn't belong to it.
+          NoBusError: If the caller is not in the trio run of the bus.
+        """
+        owned = self._own("start_soon", async_fn, args, name)
+        name = async_fn if name is None else name
+        self._nursery.start_soon(self._consume, owned, async_fn, args, name=name)
+
+    @trio.lowlevel.enable_ki_protection
+    async def start(
+        self, async_fn: Callable[..., Awaitable[object]], *args: object, name: object = None
+    ) -> Any:
+        """Start a consumer as `start_soon` does, and wait until it has called `started`.
+
+        The function gets a keyword argument `task_status`, and calls `task_status.started(value)`
+        when it is ready. Until then, what it raises is raised here.
+
+        A checkpoint, always. Cancel-safe: if cancelled, so is the task.
+
+        Args:
+          async_fn: As in `start_soon`.
+          args: As in `start_soon`.
+          name: As in `start_soon`.
+
+        Returns:
+          The value that `started` was called with.
+
+        Raises:
+          TypeError: As `start_soon`.
+          BusClosedError: As `start_soon`; or `drain_timeout` has expired meanwhile.
+          NoBusError: As `start_soon`.
+          RuntimeError: If the function returned without calling `started`.
+        """
+        owned = self._own("start", async_fn, args, name, task_status=trio.TASK_STATUS_IGNORED)
+        name = async_fn if name is None else name
+        return await self._nursery.start(self._consume, owned, async_fn, args, name=name)
+
+    def _own(
+        self,
+        method: str,
+        async_fn: Callable[..., Awaitable[object]],
+        args: tuple[object, ...],
+        name: object,
+        **status: object,
+    ) -> OwnedTask:
+        check_call(f"bus.{method}", async_fn, *args, **status)
+        self._core.door.check_run()
+        self._core.door.check_open()
+        label = name_of(async_fn) if name is None else name
+        owned = OwnedTask(f"{label} (started at {caller()})")
+        self._staff.join(owned)
+        return owned
+
+    @trio.lowlevel.enable_ki_protection
+    async def _consume(
+        self,
+        owned: OwnedTask,
+        async_fn: Callable[..., Awaitable[object]],
+        args: tuple[object, ...],
+        **status: object,
+    ) -> None:
+        current_bus.set(self)  # in the context of the new task
+        await self._staff.consume(owned, partial(async_fn, *args, **status))
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait_idle(self) -> None:
+        """Wait until nothing is under way, as at the end of the bus, but without closing it.
+
+        When this returns, every event that had been accepted before the call was routed, handlers
+        have finished what they were called with, and each consumer of the bus has read what there
+        was and waits to read more. Other readers are not waited for, nor are sends that wait.
+
+        A checkpoint, always. Cancel-safe: nothing has changed. Several tasks may call this at once.
+
+        Raises:
+          DeadlockError: If this is called by a handler, or by a consumer of the bus, which would
+            wait for itself.
+          NoBusError: If the caller is not in the trio run of the bus.
+        """
+        self._core.door.check_run()
+        await self._staff.wait_idle()
+
     def expect(
         self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
     ) -> AbstractAsyncContextManager[EventWaiter]:
@@ -460,9 +576,11 @@ class EventBus(metaclass=NoPublicConstructor):
         Everything that was accepted is routed, and every channel ends after what is in it. Sends
         and subscriptions from now on, and senders that wait, get `BusClosedError`.
 
-        If there are handlers, that comes after they have finished what they have, or after
-        `drain_timeout` seconds: until then they, and the tasks that they start, may still use the
-        bus, and nobody else.
+        If there are handlers or consumers, which `start_soon` and `start` have started, they finish
+        what they have first. Until then they, and the tasks that they start in nurseries of their
+        own, may still use the bus, and nobody else but those who answer their requests. When
+        nothing is under way any more and each consumer waits to read, the channels end. After
+        `drain_timeout` seconds handlers and consumers are cancelled, and what is left is logged.
 
         If a destructor calls this while the bus is in the middle of a step, it takes effect at the
         end of that step.
@@ -545,7 +663,7 @@ class EventBus(metaclass=NoPublicConstructor):
         with self._core.notices:
             actor = router.make_subscription(interest, origin, max_buffer_size, terms.overflow)
             subscription: Subscription[Any] = Subscription._create(
-                actor, EventChannel._create(actor), router, self._permits
+                actor, EventChannel._create(actor), router, self._permits, self._staff
             )
             router.open(actor, subscription)
             name = f"trio_events subscription {str(interest.system)!r}"
@@ -558,7 +676,12 @@ class EventBus(metaclass=NoPublicConstructor):
         token = current_bus.set(self)  # handlers act in the name of the actor that registered them
         try:
             HandlerActor(
-                subscription._actor, subscription, registration, self._staff, self._on_dead_letter
+                subscription._actor,
+                subscription,
+                registration,
+                self._staff,
+                self._on_dead_letter,
+                self._slow_handler_after,
             ).start(self._nursery)
         finally:
             current_bus.reset(token)

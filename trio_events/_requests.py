@@ -148,6 +148,7 @@ async def request(
     replies = _REPLIES if reply_kind == REPLY_KIND else Pattern.parse(reply_kind)
     interest = Interest(Pattern.parse(event.system), replies, event.path)
     with expecting(router, permits, interest) as channel:
+        router.note_request(channel._actor)
         # The permissions go first, so that an actor who may not ask doesn't learn whether anybody
         # listens.
         permits.check_send(event.system)

@@ -130,7 +130,9 @@ async def staged(operation: Operation) -> AsyncIterator[Stage]:
     """Open a bus, and prepare what the operation needs."""
     inbox_size = 1 if operation is send_that_waits_for_the_inbox else 256
     async with (
-        open_event_bus(inbox_size=inbox_size, checkpoint_every=CHECKPOINT_EVERY) as bus,
+        open_event_bus(
+            inbox_size=inbox_size, checkpoint_every=CHECKPOINT_EVERY, drain_timeout=0
+        ) as bus,
         trio.open_nursery() as nursery,
     ):
         subscription = await bus.subscribe("a", max_buffer_size=2)
@@ -291,6 +293,30 @@ async def wait_in_send(stage: Stage) -> None:
         stage.accepted.append("/waits")
 
 
+async def consume(
+    stage: Stage, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    task_status.started()
+    await trio.sleep_forever()
+
+
+async def start_a_consumer_soon(stage: Stage) -> None:
+    stage.bus.start_soon(consume, stage)
+
+
+async def start_a_consumer(stage: Stage) -> None:
+    await stage.bus.start(consume, stage)
+
+
+async def wait_until_idle(stage: Stage) -> None:
+    await stage.bus.wait_idle()
+
+
+async def drain_the_subscription(stage: Stage) -> None:
+    with trio.move_on_after(0):
+        await stage.subscription.drain()
+
+
 async def ask_what_there_is(stage: Stage) -> None:
     stage.bus.for_actor("somebody")
     assert stage.bus.is_wanted("a", "k", "/x")
@@ -331,6 +357,7 @@ BESIDE: Final[dict[Operation, Callable[[Stage], object]]] = {
 
 CLOSING: Final[tuple[Operation, ...]] = (
     add_and_remove,  # which may leave it with more than "a"
+    drain_the_subscription,
     close_the_subscription,
     close_the_subscription_by_with,
     close_the_channel,
@@ -350,6 +377,7 @@ FILLED: Final[tuple[Operation, ...]] = (
     iterate,
     read_a_batch,
     read_a_batch_of_one,
+    drain_the_subscription,
     close_the_subscription,
     close_the_subscription_by_with,
     close_the_channel,
@@ -374,6 +402,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     expect,
     wait_for,
     request,
+    start_a_consumer_soon,
+    start_a_consumer,
+    wait_until_idle,
     ask_what_there_is,
     use_another_bus,
     *FILLED,

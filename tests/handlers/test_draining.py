@@ -465,7 +465,7 @@ async def test_after_the_timeout_handlers_are_cancelled_and_what_is_left_is_coun
 ) -> None:
     before = tasks_living()
     workers = Workers()
-    async with open_event_bus(drain_timeout=timeout) as bus:
+    async with open_event_bus(drain_timeout=timeout, slow_handler_after=math.inf) as bus:
         subscription = await bus.on(workers, "a", "k", concurrency=2, on_error=policy)
         await bus.on(Recorder(), "a")
         await fill(bus, "a", 5)

@@ -162,3 +162,17 @@ def without_parameters_these_are_of_object(
 
 def anything_goes(event: Event[Any]) -> None:
     assert_type(event.data, Any)
+
+
+async def a_consumer_gets_the_arguments_that_it_takes(bus: EventBus) -> None:
+    async def consume(subscription: Subscription[Order], name: str) -> None:
+        pass
+
+    orders = await bus.subscribe("orders", data=Order)
+    bus.start_soon(consume, orders, "billing")
+    bus.start_soon(consume, orders, "billing", name="billing")
+    events.start_soon(consume, orders, "billing")
+    bus.start_soon(consume, orders)  # type: ignore[arg-type]  # one too few
+    bus.start_soon(consume, orders, 1)  # type: ignore[arg-type]  # no name
+    events.start_soon(consume, await bus.subscribe("orders"), "x")  # type: ignore[arg-type]  # of anything
+    assert_type(await bus.start(consume, orders, "billing"), Any)

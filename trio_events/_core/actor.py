@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final, Protocol, assert_never, final
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
@@ -38,8 +39,12 @@ class Worker(Protocol):
     def handler(self) -> Callable[[Event[Any]], Awaitable[object]]:
         """The handler."""
 
-    def note_change(self) -> None:
-        """Events have been delivered."""
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+
+    def look_after_calls(self, now: float) -> None:
+        """Report the calls that last."""
 
 
 @final
@@ -53,6 +58,10 @@ class Core:
     notices: Notices
     pace: Pace
     clock: Callable[[], float]
+    unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
+        factory=WeakKeyDictionary, init=False
+    )
+    """The subscriptions that ended with something to read."""
 
 
 @final
@@ -176,6 +185,8 @@ class SubscriptionActor:
         with self.core.notices:
             self._end_loss_if_over(now)
             self._look_after_senders(now)
+            if self.worker is not None:
+                self.worker.look_after_calls(now)
 
     def _look_after_senders(self, now: float) -> None:
         queue = self._queue
@@ -206,8 +217,6 @@ class SubscriptionActor:
             events = self._serve(events)
         if events and not buffer.put(events):
             self._put_what_fits(events)
-        if self.worker is not None:
-            self.worker.note_change()
         if self.must_settle:
             self.settle()
 
@@ -240,6 +249,8 @@ class SubscriptionActor:
     def finish(self) -> None:
         """Nothing more will be delivered: what is here stays readable, then the channel ends."""
         self.buffer.end()
+        if self.buffer.unread:
+            self.core.unfinished[self] = None
         self._end_loss()
         self._dismiss_readers()
 
@@ -344,9 +355,12 @@ class SubscriptionActor:
             if not self.buffer.is_dry and readers.pop(reader, reader) is None:
                 # A destructor has closed the bus, between the look at the buffer and this one.
                 return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
+            reader.task.custom_sleep_data = self  # what it waits for, as long as it does
             await trio.lowlevel.wait_task_rescheduled(reader.abort)
         finally:
-            readers.pop(reader, None)  # still there if the stack had no room for the wait
+            # Both are as after a wait already, unless the stack had no room for one.
+            readers.pop(reader, None)
+            reader.task.custom_sleep_data = None
         self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
         return reader.events

@@ -119,6 +119,26 @@ class HandlerEnded:
 
 @final
 @attrs.frozen
+class HandlerLasts:
+    """A call of a handler has been running for long."""
+
+    level: ClassVar = logging.WARNING
+    subscription: Described
+    handler: str
+    event: str
+    """Its system, kind and path."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subscription.description()}: {self.handler} has been running for "
+            f"{self.seconds:.0f} s, for {self.event}"
+        )
+
+
+@final
+@attrs.frozen
 class WorkLeft:
     """A handler was stopped before it was done."""
 
@@ -136,8 +156,46 @@ class WorkLeft:
         )
 
 
+@final
+@attrs.frozen
+class ConsumerCancelled:
+    """A consumer was cancelled while it was working."""
+
+    level: ClassVar = logging.WARNING
+    consumer: str
+    """Its name, and the line that started it."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.consumer}: {self.reason}; cancelled while it was working"
+
+
+@final
+@attrs.frozen
+class EventsLeft:
+    """Consumers were cancelled before they had read all events."""
+
+    level: ClassVar = logging.WARNING
+    subscription: Described
+    reason: str
+    events: int
+
+    def __str__(self) -> str:
+        return f"{self.subscription.description()}: {self.reason}; unread events: {self.events}"
+
+
 Notice: TypeAlias = (
-    LossBegan | LossEnded | SendersStalled | SendsRefused | HandlerFailed | HandlerEnded | WorkLeft
+    LossBegan
+    | LossEnded
+    | SendersStalled
+    | SendsRefused
+    | HandlerFailed
+    | HandlerEnded
+    | HandlerLasts
+    | WorkLeft
+    | ConsumerCancelled
+    | EventsLeft
 )
 
 

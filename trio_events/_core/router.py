@@ -14,7 +14,7 @@ from .._names.pattern import plain_name
 from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
 from .buffer import Buffer, Overflow
-from .door import Door
+from .door import Admits, Door
 from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
@@ -43,9 +43,6 @@ class Router:
     last_system: str | None = attrs.field(default=None, init=False)
     last_kind: str | None = attrs.field(default=None, init=False)
     """The names of the latest event: a sender of these very objects needn't check them."""
-
-    after_routing: Callable[[], None] | None = attrs.field(default=None, init=False)
-    """Called when the inbox has been routed."""
 
     unmatched: int = attrs.field(default=0, init=False)
     _routed: int = attrs.field(default=0, init=False)
@@ -91,8 +88,6 @@ class Router:
             senders = self.core.senders
             if senders.for_inbox.length:
                 senders.let_in(senders.for_inbox, self.core.inbox.size)
-        if self.after_routing is not None:
-            self.after_routing()
 
     def _route(self, messages: list[Message]) -> None:
         if len(messages) == 1 and type(messages[0]) is Event:  # nearly always if the bus is idle
@@ -215,7 +210,8 @@ class Router:
           trio.WouldBlock: If something stops the event, and `wait` is false.
         """
         with self.core.notices:
-            self.core.door.check_open()
+            if not self.core.door.is_open and not self.is_awaited(event):
+                self.core.door.check_open()
             queue = self.core.senders.obstacle(event)
             if queue is None:
                 self.core.inbox.post(event)
@@ -267,10 +263,32 @@ class Router:
         recipients = self.table.peek(system, kind).recipients(path)
         return any(not r.closed and r is not besides for r in recipients)
 
+    def note_request(self, waiter: SubscriptionActor) -> None:
+        """The running task is about to send a request whose answer the waiter gets."""
+        self.waiters[waiter] = trio.lowlevel.current_task()
+
+    def is_awaited(self, event: Event) -> bool:
+        """Whether the event may be the answer to a request of a task that may use the bus."""
+        if self.core.door.closed:
+            return False
+        if self.core.inbox.controls:
+            self.route_inbox()
+        for recipient in self.table.peek(event.system, event.kind).recipients(event.path):
+            task = self.waiters.get(recipient)  # type: ignore[call-overload]  # or another recipient
+            if task is not None and self.core.door.admits(task):
+                return True
+        return False
+
     @property
     def accepted(self) -> int:
         """How many events have been accepted."""
         return self._routed + self.core.inbox.used
+
+    def restrict(self, admits: Admits, reason: str) -> None:
+        """Refuse everything from now on but what certain tasks do, and what answers them."""
+        with self.core.notices:
+            self.core.door.restrict(admits, reason)
+            self.core.senders.dismiss(self.core.door, self.is_awaited)
 
     @trio.lowlevel.enable_ki_protection
     def close(self, reason: str = LEFT) -> None:
@@ -279,7 +297,7 @@ class Router:
             return
         with self.core.notices:
             self.core.door.close(reason)
-            self.core.senders.dismiss(self.core.door)
+            self.core.senders.dismiss(self.core.door, self.is_awaited)
             self.core.senders.full.clear()
             # All at once, or 100,000 would take seconds to be removed from the table one by one.
             ending = [*self.subscriptions, *self.waiters]

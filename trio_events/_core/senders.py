@@ -259,10 +259,10 @@ class Senders:
         sender.move(obstacle)
         return False
 
-    def dismiss(self, door: Door) -> None:
-        """Refuse the senders that the door doesn't admit any more."""
+    def dismiss(self, door: Door, is_awaited: Callable[[Event], bool]) -> None:
+        """Refuse senders that the door doesn't admit any more, unless their event is awaited."""
         for sender in [s for queue in (self.for_inbox, *self.full.values()) for s in queue]:
-            if not door.admits(sender.task):
+            if not door.admits(sender.task) and not is_awaited(sender.event):
                 sender.wake(door.closed_error("; the event that waited for room was not sent"))
 
     def end_hopeless(self, now: float) -> bool:

@@ -11,12 +11,13 @@ import attrs
 import trio
 
 from .._core.actor import SubscriptionActor
-from .._core.notices import HandlerEnded, HandlerFailed, WorkLeft
+from .._core.notices import HandlerEnded, HandlerFailed, HandlerLasts, WorkLeft
 from .._errors import EventBusError
 from .._event import Event
 from .._subscription import Subscription
+from .quiet import OwnedTask
 from .registration import Handler, Registration, name_of
-from .staff import Staff
+from .staff import Staff, is_cancelled, unprotected
 from .supervision import (
     CloseSubscription,
     DeadLetter,
@@ -24,11 +25,13 @@ from .supervision import (
     OnError,
     Propagate,
     Restart,
-    is_cancelled,
     split,
 )
 
 _HERE: Final = "the end of its handler"
+
+_LOOK_EVERY: Final = 1.0
+"""Seconds from one look at the running calls to the next, so that none has to ask for the time."""
 
 DeadLetterHook: TypeAlias = Callable[[DeadLetter], object]
 
@@ -48,6 +51,7 @@ class HandlerActor:
     _registration: Registration
     _staff: Staff
     _on_dead_letter: DeadLetterHook | None
+    _report_after: float
     handling: int = attrs.field(default=0, init=False)
     """Calls that are running."""
 
@@ -56,91 +60,91 @@ class HandlerActor:
 
     _taking: bool = attrs.field(default=False, init=False)  # a task has the turn
     _turn: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
-    _scopes: dict[trio.CancelScope, trio.lowlevel.Task | None] = attrs.field(
-        factory=dict, init=False
-    )  # one a task
-    _stopped: str | None = attrs.field(default=None, init=False)  # why, if it is
-    _calls_cut: int = attrs.field(default=0, init=False)  # calls that were cancelled by that
+    _tasks: dict[OwnedTask, None] = attrs.field(factory=dict, init=False)
+    _calls_cut: int = attrs.field(default=0, init=False)  # calls that were cancelled
     _not_begun: int = attrs.field(default=0, init=False)  # events that had just been taken
+    # Whether the actor's task is going to look after the calls.
+    _will_look: bool = attrs.field(init=False)
     # When the handler was restarted, on trio's clock; only what still counts.
     _restarts: deque[float] = attrs.field(factory=deque, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._will_look = self._report_after == math.inf  # then it need not ask for it
 
     @property
     def handler(self) -> Handler:
         """What is called."""
         return self._registration.handler
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all tasks have ended."""
+        return not self._tasks
+
     def start(self, nursery: trio.Nursery) -> None:
         """Begin, in tasks of a nursery that have the context variables of the caller."""
         self.actor.worker = self
-        self._staff.join(self)
+        name = name_of(self.handler)
         for _ in range(self._registration.concurrency):
-            scope = trio.CancelScope()
-            self._scopes[scope] = None
-            nursery.start_soon(
-                self._run, scope, name=f"trio_events handler {name_of(self.handler)}"
-            )
+            owned = OwnedTask(name, self._turn)
+            self._tasks[owned] = None
+            self._staff.join(owned)
+            nursery.start_soon(self._run, owned, name=f"trio_events handler {name}")
 
-    # For the staff
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the handler has nothing left to do."""
-        # Not enough that nothing is queued: an event may be on its way to a task that waited,
-        # but then that task doesn't wait any more.
-        tasks = self._scopes.values()
-        return not self.handling and any(
-            reader.task in tasks for reader in self.actor.readers or ()
-        )
-
-    def stop(self, reason: str) -> None:
-        """Cancel the tasks. What is left then is counted and reported."""
-        self._stopped = reason
-        for scope in self._scopes:
-            scope.cancel()
-
-    def note_change(self) -> None:
-        """Events have been delivered, or a task has nothing to do."""
-        self._staff.note_change(self)
+    def look_after_calls(self, now: float) -> None:
+        """Report the calls that last, and look again when the next one is to be reported."""
+        if self._report_after == math.inf:
+            return
+        self._will_look = False
+        calls = [(owned, owned.event) for owned in self._tasks if owned.event is not None]
+        for owned, event in calls:
+            if owned.since is None:
+                owned.since, owned.next_report = now, now + self._report_after
+            elif now >= owned.next_report:
+                lasted = now - owned.since
+                notice = HandlerLasts(self.actor, owned.name, _which(event), lasted)
+                self.actor.core.notices.add(notice)
+                owned.next_report = max(now + lasted, math.nextafter(now, math.inf))
+        if calls:
+            self._will_look = True
+            self.actor.set_alarm(min(now + _LOOK_EVERY, *(call.next_report for call, _ in calls)))
 
     # The tasks
 
     @trio.lowlevel.enable_ki_protection
-    async def _run(self, scope: trio.CancelScope) -> None:
+    async def _run(self, owned: OwnedTask) -> None:  # noqa: ASYNC910  # it may be cancelled at once
         """Call the handler with one event after the other, until the subscription has ended."""
-        self._scopes[scope] = task = trio.lowlevel.current_task()
         # All do so before one of them has an event, so that none is taken for the only reader.
-        self.actor.known_readers.note(task)
+        self.actor.known_readers.note(self._staff.begin(owned))
         try:
-            with scope:
+            with owned.scope:
                 while (event := await self._next()) is not None:
-                    if self._stopped is not None:
+                    if self._staff.cut_short is not None:
                         self._not_begun += 1
                         self.actor.buffer.discarded += 1
                         break
-                    await self._handle(event)
+                    await self._handle(owned, event)
                     del event  # or it would live on until the next one comes
-        except BaseException:
-            self._stopped = self._stopped or "the bus was ended by an exception"
-            raise
+        except BaseException as error:  # noqa: ASYNC103  # what is not raised is no `Cancelled`
+            self._staff.note_exception(error)
+            if not self._staff.is_last_word(owned, error):
+                raise
         finally:
-            del self._scopes[scope]
-            if not self._scopes:
+            del self._tasks[owned]
+            if not self._tasks:
                 self._finish()
-            self.note_change()
+            self._staff.leave(owned)
 
     def _finish(self) -> None:
-        self._staff.leave(self)
-        if self._stopped is None:
+        reason = self._staff.cut_short
+        if reason is None:
             return
         self._staff.route_accepted()
         events = self.actor.buffer.unread + self._not_begun
         self.actor.discard(_HERE)
         if events or self._calls_cut:
             name = name_of(self.handler)
-            self.actor.core.notices.add(
-                WorkLeft(self.actor, name, self._stopped, self._calls_cut, events)
-            )
+            self.actor.core.notices.add(WorkLeft(self.actor, name, reason, self._calls_cut, events))
 
     async def _next(self) -> Event[Any] | None:
         """The next event, or None if there will be none any more."""
@@ -151,10 +155,7 @@ class HandlerActor:
         try:
             front = self.actor.buffer.front
             event = front.pop() if front and not self.actor.must_settle else None
-            if event is None:
-                self.note_change()  # if there is nothing, this task waits when others look
-                event = await self.actor.receive()
-            return event
+            return await self.actor.receive() if event is None else event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended
@@ -167,24 +168,27 @@ class HandlerActor:
             self._taking = False
             self._turn.unpark()
 
-    async def _handle(self, event: Event[Any]) -> None:  # noqa: ASYNC910  # that is up to the handler
+    async def _handle(self, owned: OwnedTask, event: Event[Any]) -> None:  # noqa: ASYNC910  # that is up to the handler
         """Call the handler with an event, as often as it takes."""
         self.handling += 1
+        owned.event, owned.since = event, None
+        if not self._will_look:  # otherwise that will find out when it began, more or less
+            self.look_after_calls(self.actor.core.clock())
         try:
             while await self._call(event):
                 pass
         except BaseException as error:
-            self._calls_cut += is_cancelled(error)
+            self._calls_cut += is_cancelled(error) or self._staff.is_last_word(owned, error)
             raise
         finally:
             self.handling -= 1
-            self.note_change()
+            owned.event = None
 
     async def _call(self, event: Event[Any]) -> bool:
         """Call the handler once; returns whether to call it again with the same event."""
         policy = self._registration.on_error
         try:
-            await _unprotected(self.handler, event)
+            await unprotected(self.handler, event)
         except BaseException as error:  # noqa: ASYNC103, BLE001  # `rest` is raised, whatever it is
             failure, rest = split(error)
             try:
@@ -244,12 +248,10 @@ class HandlerActor:
         return pause
 
     def _report(self, event: Event[Any], failure: Exception, consequence: str) -> None:
-        which = f"system={event.system!r} kind={event.kind!r} path={event.path!r}"
         name = name_of(self.handler)
-        self.actor.core.notices.add(HandlerFailed(self.actor, name, which, failure, consequence))
+        notice = HandlerFailed(self.actor, name, _which(event), failure, consequence)
+        self.actor.core.notices.add(notice)
 
 
-@trio.lowlevel.disable_ki_protection
-async def _unprotected(handler: Handler, event: Event[Any]) -> None:  # noqa: ASYNC910  # as `_handle`
-    """Call a handler so that Ctrl-C can interrupt it, unlike what calls it."""
-    await handler(event)
+def _which(event: Event[Any]) -> str:
+    return f"system={event.system!r} kind={event.kind!r} path={event.path!r}"

@@ -66,6 +66,34 @@ def _check_parameters(handler: Callable[..., object]) -> None:
         ) from None
 
 
+def check_call(caller: str, function: Any, *args: object, **kwargs: object) -> None:
+    """Require an async function that can be called like this.
+
+    Args:
+      caller: What the function is passed to, for messages.
+      function: What should be the function.
+      args: What it is going to be called with.
+      kwargs: The same, by keyword.
+    """
+    if inspect.iscoroutine(function):
+        function.close()  # or Python warned that it was never awaited
+        name = function.__name__
+        raise TypeError(
+            f"{caller} takes an async function and its arguments: write {caller}({name}, ...), "
+            f"not {caller}({name}(...))"
+        )
+    if not is_async(function):
+        raise TypeError(f"{caller} takes an async function, not {function!r}")
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except ValueError:  # as in `_check_parameters`
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"{caller} can't call {name_of(function)} with these arguments: {error}"
+        ) from None
+
+
 @final
 @attrs.frozen
 class Registration:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TypeAlias, final
 
 import attrs
-import trio
 
 from .._core.buffer import check_count
 from .._event import Event
@@ -110,10 +109,3 @@ def split(error: BaseException) -> tuple[Exception | None, BaseException | None]
         failure, rest = error.split(Exception)
         return failure, rest
     return (error, None) if isinstance(error, Exception) else (None, error)
-
-
-def is_cancelled(error: BaseException) -> bool:
-    """Whether this is nothing but `Cancelled`, or many of it."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
-    return isinstance(error, trio.Cancelled)
