@@ -16,7 +16,6 @@ from ._core.pace import Pace
 from ._core.router import Router
 from ._errors import NoBusError
 from ._handlers.calling import DeadLetterHook
-from ._handlers.registration import is_async
 from ._handlers.staff import Staff
 from ._handlers.supervision import check_seconds, is_cancelled
 from ._names.permits import Permits
@@ -47,8 +46,8 @@ class Options:
         check_count("max_subscriptions", self.max_subscriptions)
         check_seconds("drain_timeout", self.drain_timeout)
         hook = self.on_dead_letter
-        if hook is not None and (not callable(hook) or is_async(hook)):
-            raise TypeError(f"on_dead_letter must be a plain function, not {hook!r}")
+        if hook is not None and not callable(hook):
+            raise TypeError(f"on_dead_letter must be a function, async or not, and not {hook!r}")
 
 
 def open_event_bus(
@@ -78,11 +77,12 @@ def open_event_bus(
       max_subscriptions: How many subscriptions may be open at a time.
       drain_timeout: How many seconds the handlers have to finish what they have when the bus is
         closed. Then they are cancelled, and what is left is counted and logged.
-      on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
-        has failed for good. What it raises leaves through the supervisor.
+      on_dead_letter: A function, async or not, that is called with a `DeadLetter` for each event
+        whose handling has failed for good. The handler's task waits for it, so dead letters can't
+        pile up. What it raises leaves through the supervisor.
 
     Raises:
-      TypeError: If a number is not one, `on_dead_letter` not a plain function, or `policy` has no
+      TypeError: If a number is not one, `on_dead_letter` is not a function, or `policy` has no
         method `allows`.
       ValueError: If a number is less than 1, or `drain_timeout` less than 0.
       NoBusError: When the block is entered, if trio is not running.
@@ -144,6 +144,8 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             router = Router.of(options.inbox_size, Pace(options.checkpoint_every), trio_token)
             staff = Staff(nursery, router, options.drain_timeout)
             nursery.start_soon(router.run, name="trio_events router")
+            requests, end_hopeless = router.core.requests, router.core.senders.end_hopeless
+            nursery.start_soon(requests.run, end_hopeless, name="trio_events requests")
             bus = EventBus._create(
                 router,
                 router.core,

@@ -18,6 +18,7 @@ from .door import Door
 from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
+from .pending import PendingRequests
 from .senders import Sender, Senders
 
 LEFT: Final = "its `async with open_event_bus()` block was left"
@@ -61,8 +62,10 @@ class Router:
         """A router with all that belongs to it, for the running thread."""
         notices, table = Notices(), RoutingTable[Recipient]()
         inbox = Inbox(inbox_size, notices)
-        senders = Senders(inbox, table, clock)
-        return Router(Core(inbox, Door(token), senders, notices, pace, clock), table)
+        door = Door(token)
+        requests = PendingRequests(clock, notices, door)
+        senders = Senders(inbox, table, clock, requests)
+        return Router(Core(inbox, door, senders, notices, pace, clock, requests), table)
 
     # The actor
 
@@ -145,6 +148,11 @@ class Router:
                     self.unmatched += 1
         elif not route.items:
             self.unmatched += len(run)
+        requests = self.core.requests
+        if requests.underway or requests.waiting:
+            for event in run:
+                if requests.see(event, route) and not route.recipients(event.path):
+                    self.unmatched -= 1
 
     def _deliver(self, pending: dict[Recipient, list[Event]]) -> None:
         for recipient, events in pending.items():
@@ -203,7 +211,8 @@ class Router:
           trio.WouldBlock: If something stops the event, and `wait` is false.
         """
         with self.core.notices:
-            self.core.door.check_open()
+            if not self.core.door.is_open and not self.core.requests.admits(event):
+                self.core.door.check_open()
             queue = self.core.senders.obstacle(event)
             if queue is None:
                 self.core.inbox.post(event)
@@ -244,15 +253,13 @@ class Router:
             self.route_inbox()
             self.core.senders.reconsider(subscription)
 
-    def is_wanted(
-        self, system: str, kind: str, path: str, *, besides: Recipient | None = None
-    ) -> bool:
-        """Whether a subscription, besides one, would get such an event if it were accepted now."""
+    def is_wanted(self, system: str, kind: str, path: str) -> bool:
+        """Whether a subscription would get such an event if it were accepted now."""
         if self.core.inbox.controls:
             self.route_inbox()
         # Peek, so that asking leaves no remembered route behind.
         recipients = self.table.peek(system, kind).recipients(path)
-        return any(not r.closed and r is not besides for r in recipients)
+        return any(not recipient.closed for recipient in recipients)
 
     @property
     def accepted(self) -> int:
@@ -270,5 +277,6 @@ class Router:
             for subscription in (*self.subscriptions, *self.waiters):
                 subscription.close()
             self.route_inbox()
+            self.core.requests.close()
             self.table.forget_routes()
             self.core.inbox.close()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable
+import contextlib
+import inspect
+import itertools
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias, assert_never, final
 
 import attrs
 import trio
 
 from .._core.actor import SubscriptionActor
+from .._core.buffer import Key, key_of
 from .._core.notices import HandlerEnded, HandlerFailed, WorkLeft
+from .._core.pending import Answer, Held, names_of
 from .._errors import EventBusError
 from .._event import Event
+from .._requests import Outcome, Reject, is_reply
 from .._subscription import Subscription
 from .registration import Handler, Registration, name_of
 from .staff import Staff
@@ -21,16 +25,21 @@ from .supervision import (
     CloseSubscription,
     DeadLetter,
     Log,
-    OnError,
     Propagate,
-    Restart,
+    Retry,
     is_cancelled,
+    leaves,
     split,
+    text_of,
 )
 
 _HERE: Final = "the end of its handler"
 
 DeadLetterHook: TypeAlias = Callable[[DeadLetter], object]
+"""A function, async or not, that is called with each dead letter."""
+
+Reply: TypeAlias = Callable[[Event[Any], Outcome, object], Awaitable[None]]
+"""Replies to a request."""
 
 
 @final
@@ -46,8 +55,10 @@ class HandlerActor:
     actor: SubscriptionActor
     _subscription: Subscription
     _registration: Registration
+    _registered_at: str
     _staff: Staff
     _on_dead_letter: DeadLetterHook | None
+    _reply: Reply | None = None  # if the handler is a responder
     handling: int = attrs.field(default=0, init=False)
     """Calls that are running."""
 
@@ -62,13 +73,23 @@ class HandlerActor:
     _stopped: str | None = attrs.field(default=None, init=False)  # why, if it is
     _calls_cut: int = attrs.field(default=0, init=False)  # calls that were cancelled by that
     _not_begun: int = attrs.field(default=0, init=False)  # events that had just been taken
-    # When the handler was restarted, on trio's clock; only what still counts.
-    _restarts: deque[float] = attrs.field(factory=deque, init=False)
+    _calls: dict[trio.lowlevel.Task, Event[Any]] = attrs.field(factory=dict, init=False)
+    # The systems and paths that events are being handled of, if these are to stay in order.
+    _busy: set[Key] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self._registration.ordered and self._registration.concurrency > 1:
+            self._busy = set()
 
     @property
     def handler(self) -> Handler:
         """What is called."""
         return self._registration.handler
+
+    @property
+    def tasks(self) -> list[trio.lowlevel.Task]:
+        """The tasks that take events."""
+        return [task for task in self._scopes.values() if task is not None]
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin, in tasks of a nursery that have the context variables of the caller."""
@@ -116,7 +137,10 @@ class HandlerActor:
                         self._not_begun += 1
                         self.actor.buffer.discarded += 1
                         break
-                    await self._handle(event)
+                    if self._busy is None:
+                        await self._handle(event)
+                    else:
+                        await self._handle_in_order(event, self._busy)
                     del event  # or it would live on until the next one comes
         except BaseException:
             self._stopped = self._stopped or "the bus was ended by an exception"
@@ -147,6 +171,8 @@ class HandlerActor:
             await self._turn.park()
         self._taking = True
         try:
+            if self._busy is not None:
+                return await self._next_in_order(self._busy)
             front = self.actor.buffer.front
             if front and not self.actor.must_settle:  # as in `EventIterator`
                 return front.pop()
@@ -164,89 +190,179 @@ class HandlerActor:
             self._taking = False
             self._turn.unpark()
 
+    async def _next_in_order(self, busy: set[Key]) -> Event[Any]:
+        """The next event that no other one is to be handled before."""
+        while True:
+            try:
+                event = self.actor.take_free(busy)
+            except trio.WouldBlock:
+                self.note_change()
+                await self.actor.wait_for_events()
+            else:
+                busy.add(key_of(event))
+                return event  # noqa: ASYNC910  # the caller has had a checkpoint
+
+    async def _handle_in_order(  # noqa: ASYNC910  # as `_handle`
+        self, event: Event[Any], busy: set[Key]
+    ) -> None:
+        """Handle an event, and then those that were set aside because of it."""
+        key = key_of(event)
+        following: Event[Any] | None = event
+        while following is not None:
+            await self._handle(following)
+            following = self.actor.take_aside(key)
+        busy.remove(key)
+
     async def _handle(self, event: Event[Any]) -> None:  # noqa: ASYNC910  # that is up to the handler
         """Call the handler with an event, as often as it takes."""
+        task = trio.lowlevel.current_task()
+        requests = self.actor.core.requests
+        request = requests.find(event) if requests.known else None
+        if request is not None:
+            request.note_progress(self.actor, task)
         self.handling += 1
+        self._calls[task] = event
         try:
-            while await self._call(event):
-                pass
+            attempt = 1
+            while (pause := await self._call(event, attempt)) is not None:
+                await trio.sleep(pause)
+                attempt += 1
         except BaseException as error:
             self._calls_cut += is_cancelled(error)
             raise
         finally:
             self.handling -= 1
+            del self._calls[task]
             self.note_change()
+        if request is not None:
+            request.note_progress(self.actor, Held.PASSED_ON)
 
-    async def _call(self, event: Event[Any]) -> bool:
-        """Call the handler once; returns whether to call it again with the same event."""
-        policy = self._registration.on_error
-        try:
-            await _unprotected(self.handler, event)
-        except BaseException as error:  # noqa: ASYNC103, BLE001  # `rest` is raised, whatever it is
-            failure, rest = split(error)
-            try:
-                if failure is None:
-                    raise
-                self.failures += 1
-                pause = self._treat(policy, event, failure)
-                if pause is None:
-                    raise
-                if rest is not None:
-                    raise rest  # noqa: ASYNC104  # what is left of the error
-            finally:
-                del failure, rest  # no reference cycles
-        else:
-            return False
-        if not isinstance(policy, Restart):
-            return False  # noqa: ASYNC910  # the handler may have had no checkpoint
-        await trio.sleep(pause)
-        return policy.retry
-
-    def _treat(self, policy: OnError, event: Event[Any], failure: Exception) -> float | None:
-        """Do what the policy says about a failure.
+    async def _call(self, event: Event[Any], attempt: int) -> float | None:
+        """Call the handler once.
 
         Returns:
-          In how many seconds to go on, or None if what the handler raised is to leave.
+          In how many seconds to call it again with the same event, or None.
         """
-        pause: float | None = 0
+        reply: tuple[Outcome, object] | None = None
+        try:
+            if self._reply is None:
+                await _unprotected(self.handler, event)
+            elif self._is_for_responder(event):
+                reply = await self._respond(event)
+                await self._send_reply(event, *reply)
+        except BaseException as error:  # noqa: ASYNC103, BLE001  # raised below
+            caught = error
+        else:
+            return None  # noqa: ASYNC910  # the handler may have had no checkpoint
+        failure, rest = split(caught)
+        try:
+            if failure is None:
+                raise caught
+            self.failures += 1
+            policy = self._registration.on_error
+            if isinstance(policy, Retry):
+                # If only the reply could not be sent, the handler isn't to be called again.
+                again = reply is None and rest is None and policy.covers(failure)
+                if again and attempt < policy.attempts:
+                    pause = policy.pause(attempt)
+                    consequence = (
+                        f"; attempt {attempt} of {policy.attempts}, again in {pause:.3g} s"
+                    )
+                    self._report(event, failure, consequence)
+                    return pause
+                policy = policy.then
+            await self._give_up(event, failure, policy)
+            if isinstance(policy, Propagate):
+                raise caught
+            if rest is not None:
+                raise rest
+            return None
+        finally:
+            del caught, failure, rest  # no reference cycles
+
+    async def _give_up(
+        self, event: Event[Any], failure: Exception, policy: Propagate | Log | CloseSubscription
+    ) -> None:
+        """Do what there is to do about an event that the handler could not handle."""
         match policy:
             case Propagate():
-                pause = None
+                self._add_note(event, failure)
             case Log():
                 self._report(event, failure, "")
             case CloseSubscription():
                 self.actor.discard(_HERE)
                 self._report(event, failure, "; the subscription is closed")
-            case Restart():
-                pause = self._restart(policy)
-                if pause is not None:
-                    self._report(event, failure, f"; it goes on in {pause:g} s")
-                    if policy.retry:
-                        return pause
             case _ as never:
                 assert_never(never)
+        if self._reply is not None:
+            try:
+                await self._send_reply(event, Outcome.FAILED, text_of(failure))
+            except Exception as error:  # noqa: BLE001  # the failure itself is what matters
+                self._report(event, error, "; there is no reply")
+        self.actor.core.requests.let_go((event,), self.actor)
         if self._on_dead_letter is not None:
-            self._on_dead_letter(DeadLetter(event, failure, self._subscription))
-        return pause
+            await _tell(self._on_dead_letter, DeadLetter(event, failure, self._subscription))
 
-    def _restart(self, policy: Restart) -> float | None:
-        """In how many seconds to restart, or None if there have been too many restarts."""
-        now = trio.current_time()
-        while self._restarts and self._restarts[0] <= now - policy.within:
-            self._restarts.popleft()
-        if len(self._restarts) == policy.max_restarts:
-            return None
-        pause = math.ldexp(policy.backoff, len(self._restarts))  # a power would overflow
-        self._restarts.append(now)
-        return pause
+    # Responders
+
+    def _is_for_responder(self, event: Event[Any]) -> bool:
+        """Whether a responder is to be called. It isn't for replies, such as its own."""
+        return self.actor.core.requests.find(event) is not None or not is_reply(event.kind)
+
+    async def _respond(self, event: Event[Any]) -> tuple[Outcome, object]:
+        """Call the responder; returns what to reply."""
+        try:
+            data = await _unprotected(self.handler, event)
+        except (Reject, ExceptionGroup) as error:
+            rejections = [leaf for leaf in leaves(error) if isinstance(leaf, Reject)]
+            if len(rejections) < len(list(leaves(error))):
+                raise
+            return Outcome.REJECTED, rejections[0].data
+        if isinstance(data, Event):
+            raise TypeError(f"a responder returns the data of its reply, not an event: {data!r}")
+        return Outcome.ACCEPTED, data
+
+    async def _send_reply(self, event: Event[Any], outcome: Outcome, data: object) -> None:
+        """Reply to a request, unless there is a reply, or the event isn't one."""
+        request = self.actor.core.requests.find(event)
+        if request is not None and request.answer is Answer.MISSING and self._reply is not None:
+            await self._reply(event, outcome, data)
+
+    # For people
+
+    def activity(self) -> str:
+        """What the handler is doing."""
+        name = name_of(self.handler)
+        calls = [names_of(event) for event in itertools.islice(self._calls.values(), 3)]
+        if len(self._calls) > len(calls):
+            calls.append(f"{len(self._calls) - len(calls)} more")
+        return f"{name} is busy with {', '.join(calls)}" if calls else f"{name} is idle"
+
+    def _add_note(self, event: Event[Any], failure: Exception) -> None:
+        note = (
+            f"{name_of(self.handler)} was handling the event {names_of(event)} of "
+            f"{self.actor.description()}, registered at {self._registered_at}"
+        )
+        with contextlib.suppress(Exception):  # some exceptions are frozen
+            failure.add_note(note)
 
     def _report(self, event: Event[Any], failure: Exception, consequence: str) -> None:
-        which = f"system={event.system!r} kind={event.kind!r} path={event.path!r}"
         name = name_of(self.handler)
-        self.actor.core.notices.add(HandlerFailed(self.actor, name, which, failure, consequence))
+        self.actor.core.notices.add(
+            HandlerFailed(self.actor, name, names_of(event), failure, consequence)
+        )
+
+
+# Ctrl-C can interrupt what the application gave, unlike what calls it.
 
 
 @trio.lowlevel.disable_ki_protection
-async def _unprotected(handler: Handler, event: Event[Any]) -> None:  # noqa: ASYNC910  # as `_handle`
-    """Call a handler so that Ctrl-C can interrupt it, unlike what calls it."""
-    await handler(event)
+async def _unprotected(handler: Handler, event: Event[Any]) -> object:  # noqa: ASYNC910  # as `_handle`
+    return await handler(event)
+
+
+@trio.lowlevel.disable_ki_protection
+async def _tell(hook: DeadLetterHook, letter: DeadLetter) -> None:  # noqa: ASYNC910  # likewise
+    result = hook(letter)
+    if inspect.isawaitable(result):
+        await result
