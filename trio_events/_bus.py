@@ -545,6 +545,7 @@ class EventBus(metaclass=NoPublicConstructor):
         interest = Interest.of(system, kind, path)
         return Expecting(self._router, self._permits, interest, max_buffer_size)
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_for(
         self,
         system: str,

@@ -87,7 +87,7 @@ async def test_handlers_are_not_registered_by_decorating_with_the_bus() -> None:
 def test_a_decorator_without_parentheses_says_the_form_to_write() -> None:
     handlers = HandlerSet()
     with pytest.raises(TypeError, match=r'@handlers\.on\("system"'):
-        handlers.on(Recorder())  # type: ignore[arg-type]  # that is the mistake
+        handlers.on(Recorder())  # type: ignore[call-overload]  # that is the mistake
 
 
 @pytest.mark.parametrize("policy", [[], [Allow(Action.SEND, "a")], {}, "allow", 1], ids=repr)

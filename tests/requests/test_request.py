@@ -735,7 +735,9 @@ async def test_a_request_costs_the_same_while_10_others_are_pending_and_1000(
             path = "/all" if shared else "/%s"
 
             async def ask(which: object) -> None:
-                nursery.start_soon(bus.request, "orders", "order.place", path.replace("%s", str(which)))
+                nursery.start_soon(
+                    bus.request, "orders", "order.place", path.replace("%s", str(which))
+                )
                 await wait_all_tasks_blocked()
 
             def route() -> None:

@@ -27,10 +27,12 @@ from .supervision import (
     Log,
     Propagate,
     Retry,
+    Verdict,
     is_cancelled,
     leaves,
     split,
     text_of,
+    verdict_of,
 )
 
 _HERE: Final = "the end of its handler"
@@ -181,7 +183,7 @@ class HandlerActor:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended
-            if isinstance(self._registration.on_error, Propagate):
+            if isinstance(verdict_of(self._registration.on_error), Propagate):
                 raise
             self.actor.discard(_HERE)  # nothing; but the other tasks need not say so again
             self.actor.core.notices.add(HandlerEnded(error))
@@ -260,31 +262,31 @@ class HandlerActor:
                 raise caught
             self.failures += 1
             policy = self._registration.on_error
-            if isinstance(policy, Retry):
-                # If only the reply could not be sent, the handler isn't to be called again.
-                again = reply is None and rest is None and policy.covers(failure)
-                if again and attempt < policy.attempts:
-                    pause = policy.pause(attempt)
-                    consequence = (
-                        f"; attempt {attempt} of {policy.attempts}, again in {pause:.3g} s"
-                    )
-                    self._report(event, failure, consequence)
-                    return pause
-                policy = policy.then
-            await self._give_up(event, failure, policy)
-            if isinstance(policy, Propagate):
-                raise caught
+            # If only the reply could not be sent, the handler isn't called again.
+            if (
+                isinstance(policy, Retry)
+                and reply is None
+                and attempt < policy.attempts
+                and policy.covers(failure)
+            ):
+                pause = policy.pause(attempt)
+                again = f", again in {pause:.3g} s" if rest is None else ""
+                self._report(event, failure, f"; attempt {attempt} of {policy.attempts}{again}")
+            else:
+                pause = None
+                verdict = verdict_of(policy)
+                await self._give_up(event, failure, verdict)
+                if isinstance(verdict, Propagate):
+                    raise caught
             if rest is not None:
                 raise rest
-            return None
+            return pause
         finally:
             del caught, failure, rest  # no reference cycles
 
-    async def _give_up(
-        self, event: Event[Any], failure: Exception, policy: Propagate | Log | CloseSubscription
-    ) -> None:
+    async def _give_up(self, event: Event[Any], failure: Exception, verdict: Verdict) -> None:
         """Do what there is to do about an event that the handler could not handle."""
-        match policy:
+        match verdict:
             case Propagate():
                 self._add_note(event, failure)
             case Log():

@@ -53,6 +53,10 @@ class CloseSubscription:
     """
 
 
+Verdict: TypeAlias = Propagate | Log | CloseSubscription
+"""What can be done about an event that isn't tried again."""
+
+
 def _check_attempts(_: object, attribute: attrs.Attribute[int], value: object) -> None:
     check_count(attribute.name, value)
 
@@ -118,9 +122,7 @@ class Retry:
     )
     """The exceptions that are worth another call."""
 
-    then: Propagate | Log | CloseSubscription = attrs.field(
-        default=Propagate(), kw_only=True, validator=_check_then
-    )
+    then: Verdict = attrs.field(default=Propagate(), kw_only=True, validator=_check_then)
     """What to do when the event is a dead letter."""
 
     def covers(self, failure: Exception) -> bool:
@@ -138,8 +140,13 @@ class Retry:
         return pause * random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
-OnError: TypeAlias = Propagate | Log | CloseSubscription | Retry
+OnError: TypeAlias = Verdict | Retry
 """What can be done about a handler that fails."""
+
+
+def verdict_of(on_error: OnError) -> Verdict:
+    """What to do about what isn't tried again."""
+    return on_error.then if isinstance(on_error, Retry) else on_error
 
 
 @final
