@@ -174,7 +174,7 @@ def test_bad_terms_are_refused_when_they_are_declared(
 ) -> None:
     handlers = HandlerSet()
     with pytest.raises(error, match=match):
-        handlers.on(**{"system": "a", **terms})(note)
+        handlers.on(**{"system": "a", **terms})(note)  # type: ignore[no-untyped-call]  # which overload?
     assert handlers.registrations == []
 
 

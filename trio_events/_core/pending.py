@@ -26,9 +26,8 @@ _SOON: Final = 600.0
 class Worker(Protocol):
     """What calls the handler of a subscription."""
 
-    @property
-    def tasks(self) -> Iterable[trio.lowlevel.Task]:
-        """The tasks that take events."""
+    def takers(self, event: Event) -> Iterable[trio.lowlevel.Task]:
+        """The tasks that could take up an event that was not handled yet."""
 
     def activity(self) -> str:
         """What it is doing, for people."""
@@ -194,11 +193,12 @@ class PendingRequest:
     def enders(self) -> tuple[trio.lowlevel.Task, ...]:
         """The tasks that could see to a reply, or none if they aren't known."""
         tasks: list[trio.lowlevel.Task] = []
+        event = self.event
         for holder, progress in (self.holders or {}).items():
             if isinstance(progress, trio.lowlevel.Task):
                 tasks.append(progress)
-            elif progress is Held.UNREAD and holder.worker is not None:
-                tasks += holder.worker.tasks
+            elif progress is Held.UNREAD and holder.worker is not None and event is not None:
+                tasks += holder.worker.takers(event)
             else:
                 return ()
         return tuple(tasks)
@@ -365,10 +365,11 @@ class PendingRequests:
                 if not self._pending:
                     self._watcher = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._stop_watching)
-                due = min((request.next_look for request in self._pending), default=math.inf)
-                await trio.sleep_until(max(min(due, again), not_before))
+                due = min((request.next_look for request in self._pending), default=-math.inf)
+                if (now := self._clock()) < (time := max(min(due, again), not_before)):
+                    await trio.sleep_until(time)
+                    continue  # those that were due may have been answered
                 await self._ask_for_deadlines()
-                now = self._clock()
                 not_before = now + 1
                 with self._notices:
                     self._report(now)
@@ -385,7 +386,7 @@ class PendingRequests:
         asked = [request for request in asked if request.deadline is None]
         for request in asked:
             request.rouse()
-        while any(request.deadline is None and not request.is_over for request in asked):
+        while any(request.deadline is None and request in self._pending for request in asked):
             await trio.lowlevel.checkpoint()
 
     def _report(self, now: float) -> None:

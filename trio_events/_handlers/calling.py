@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias, assert_never, final
 
@@ -88,9 +89,10 @@ class HandlerActor:
         """What is called."""
         return self._registration.handler
 
-    @property
-    def tasks(self) -> list[trio.lowlevel.Task]:
-        """The tasks that take events."""
+    def takers(self, event: Event[Any]) -> list[trio.lowlevel.Task]:
+        """The tasks that could take up an event that was not handled yet."""
+        if self._busy and (key := key_of(event)) in self._busy:
+            return [task for task, other in self._calls.items() if key_of(other) == key]
         return [task for task in self._scopes.values() if task is not None]
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -112,7 +114,10 @@ class HandlerActor:
         # Not enough that nothing is queued: an event may be on its way to a task that waited,
         # but then that task doesn't wait any more.
         tasks = self._scopes.values()
-        return not self.handling and any(reader.task in tasks for reader in self.actor.readers)
+        # An event that was set aside follows the one that it waited for without being read.
+        return not (self.handling or self._busy) and any(
+            reader.task in tasks for reader in self.actor.readers
+        )
 
     def stop(self, reason: str) -> None:
         """Cancel the tasks. What is left then is counted and reported."""
@@ -140,9 +145,9 @@ class HandlerActor:
                         self.actor.buffer.discarded += 1
                         break
                     if self._busy is None:
-                        await self._handle(event)
+                        await self._handle(event, task)
                     else:
-                        await self._handle_in_order(event, self._busy)
+                        await self._handle_in_order(event, task, self._busy)
                     del event  # or it would live on until the next one comes
         except BaseException:
             self._stopped = self._stopped or "the bus was ended by an exception"
@@ -205,28 +210,49 @@ class HandlerActor:
                 return event  # noqa: ASYNC910  # the caller has had a checkpoint
 
     async def _handle_in_order(  # noqa: ASYNC910  # as `_handle`
-        self, event: Event[Any], busy: set[Key]
+        self, event: Event[Any], task: trio.lowlevel.Task, busy: set[Key]
     ) -> None:
         """Handle an event, and then those that were set aside because of it."""
         key = key_of(event)
         following: Event[Any] | None = event
         while following is not None:
-            await self._handle(following)
-            following = self.actor.take_aside(key)
+            await self._handle(following, task)
+            await next(self.actor.core.pace.steps)()
+            following = None if self._stopped else self.actor.take_aside(key)
         busy.remove(key)
+        self.note_change()
 
-    async def _handle(self, event: Event[Any]) -> None:  # noqa: ASYNC910  # that is up to the handler
+    async def _handle(  # noqa: ASYNC910  # that is up to the handler
+        self, event: Event[Any], task: trio.lowlevel.Task
+    ) -> None:
         """Call the handler with an event, as often as it takes."""
-        task = trio.lowlevel.current_task()
-        requests = self.actor.core.requests
-        request = requests.find(event) if requests.known else None
+        requests = self.actor.core.requests.known
+        request = requests.get(id(event)) if requests else None
         if request is not None:
             request.note_progress(self.actor, task)
         self.handling += 1
         self._calls[task] = event
+        attempt = 1
         try:
-            attempt = 1
-            while (pause := await self._call(event, attempt)) is not None:
+            # In one piece: a coroutine more for each call would be a twentieth of it.
+            while True:
+                reply: tuple[Outcome, object] | None = None
+                try:
+                    if self._reply is None:
+                        await _unprotected(self._registration.handler, event)
+                    elif self._is_for_responder(event):
+                        reply = await self._respond(event)
+                        await self._send_reply(event, *reply)
+                    break
+                except BaseException as error:  # noqa: ASYNC103, BLE001  # `_treat` raises it
+                    caught = error
+                try:
+                    # If only the reply could not be sent, the handler isn't called again.
+                    pause = await self._treat(event, caught, attempt if reply is None else math.inf)
+                finally:
+                    del caught  # no reference cycle
+                if pause is None:
+                    break
                 await trio.sleep(pause)
                 attempt += 1
         except BaseException as error:
@@ -239,41 +265,26 @@ class HandlerActor:
         if request is not None:
             request.note_progress(self.actor, Held.PASSED_ON)
 
-    async def _call(self, event: Event[Any], attempt: int) -> float | None:
-        """Call the handler once.
+    async def _treat(  # noqa: ASYNC910  # there may be nothing to wait for
+        self, event: Event[Any], caught: BaseException, attempt: float
+    ) -> float | None:
+        """Do what there is to do about what a call has raised.
 
         Returns:
-          In how many seconds to call it again with the same event, or None.
+          In how many seconds to call the handler again with the same event, or None.
         """
-        reply: tuple[Outcome, object] | None = None
-        try:
-            if self._reply is None:
-                await _unprotected(self.handler, event)
-            elif self._is_for_responder(event):
-                reply = await self._respond(event)
-                await self._send_reply(event, *reply)
-        except BaseException as error:  # noqa: ASYNC103, BLE001  # raised below
-            caught = error
-        else:
-            return None  # noqa: ASYNC910  # the handler may have had no checkpoint
         failure, rest = split(caught)
         try:
             if failure is None:
                 raise caught
             self.failures += 1
+            pause = None
             policy = self._registration.on_error
-            # If only the reply could not be sent, the handler isn't called again.
-            if (
-                isinstance(policy, Retry)
-                and reply is None
-                and attempt < policy.attempts
-                and policy.covers(failure)
-            ):
-                pause = policy.pause(attempt)
+            if isinstance(policy, Retry) and attempt < policy.attempts and policy.covers(failure):
+                pause = policy.pause(int(attempt))
                 again = f", again in {pause:.3g} s" if rest is None else ""
                 self._report(event, failure, f"; attempt {attempt} of {policy.attempts}{again}")
             else:
-                pause = None
                 verdict = verdict_of(policy)
                 await self._give_up(event, failure, verdict)
                 if isinstance(verdict, Propagate):
@@ -296,7 +307,8 @@ class HandlerActor:
                 self._report(event, failure, "; the subscription is closed")
             case _ as never:
                 assert_never(never)
-        if self._reply is not None:
+        # An exception that ends the bus is to leave alone, without that of the request beside it.
+        if self._reply is not None and not isinstance(verdict, Propagate):
             try:
                 await self._send_reply(event, Outcome.FAILED, text_of(failure))
             except Exception as error:  # noqa: BLE001  # the failure itself is what matters
