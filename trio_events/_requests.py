@@ -223,8 +223,10 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
     return reply
 
 
-async def _send(router: Router, event: Event, pending: PendingRequest) -> None:
-    """Send a request, or a reply to it. The caller has had a checkpoint."""
+async def _send(  # noqa: ASYNC910  # the caller has had a checkpoint
+    router: Router, event: Event, pending: PendingRequest
+) -> None:
+    """Send a request, or a reply to it."""
     underway = router.core.requests.underway
     underway[id(event)] = pending
     try:

@@ -572,7 +572,7 @@ async def test_a_group_that_leaves_has_the_note_itself() -> None:
     async def handler(event: Event) -> None:
         raise ExceptionGroup("", [Failure()])
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(Failure) as caught:
         async with open_event_bus() as bus:
             await bus.on(handler, "a")
             await bus.send("a", "k", "/x")

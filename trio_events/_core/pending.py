@@ -142,7 +142,7 @@ class PendingRequest:
             finally:
                 self._error = None  # its traceback refers to this frame
         assert self.reply is not None
-        return self.reply
+        return self.reply  # noqa: ASYNC910  # it has waited, or had its checkpoint
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         # As in `Reader`: if it doesn't sleep any more, the task goes on already.
@@ -263,7 +263,7 @@ class PendingRequests:
         assert event is not None
         self._stop_waiting(request, event)
         request.event = request.holders = request.reply = None
-        del self._pending[request]
+        del self._pending[request], request.task
 
     def _stop_waiting(self, request: PendingRequest, event: Event) -> None:
         key, kinds = (event.system, event.path), str(request.kinds)
@@ -386,7 +386,9 @@ class PendingRequests:
         asked = [request for request in asked if request.deadline is None]
         for request in asked:
             request.rouse()
-        while any(request.deadline is None and request in self._pending for request in asked):
+        while any(  # noqa: ASYNC110  # all it takes is that each of them runs once
+            request.deadline is None and request in self._pending for request in asked
+        ):
             await trio.lowlevel.checkpoint()
 
     def _report(self, now: float) -> None:

@@ -199,7 +199,7 @@ class HandlerActor:
 
     async def _next_in_order(self, busy: set[Key]) -> Event[Any]:
         """The next event that no other one is to be handled before."""
-        while True:
+        while True:  # noqa: ASYNC913  # it waits, or takes one
             try:
                 event = self.actor.take_free(busy)
             except trio.WouldBlock:
@@ -226,8 +226,8 @@ class HandlerActor:
         self, event: Event[Any], task: trio.lowlevel.Task
     ) -> None:
         """Call the handler with an event, as often as it takes."""
-        requests = self.actor.core.requests.known
-        request = requests.get(id(event)) if requests else None
+        known = self.actor.core.requests.known
+        request = known.get(id(event)) if known else None
         if request is not None:
             request.note_progress(self.actor, task)
         self.handling += 1
@@ -291,11 +291,13 @@ class HandlerActor:
                     raise caught
             if rest is not None:
                 raise rest
-            return pause
+            return pause  # noqa: ASYNC910  # likewise
         finally:
             del caught, failure, rest  # no reference cycles
 
-    async def _give_up(self, event: Event[Any], failure: Exception, verdict: Verdict) -> None:
+    async def _give_up(  # noqa: ASYNC910  # as `_treat`
+        self, event: Event[Any], failure: Exception, verdict: Verdict
+    ) -> None:
         """Do what there is to do about an event that the handler could not handle."""
         match verdict:
             case Propagate():
@@ -331,12 +333,14 @@ class HandlerActor:
             rejections = [leaf for leaf in leaves(error) if isinstance(leaf, Reject)]
             if len(rejections) < len(list(leaves(error))):
                 raise
-            return Outcome.REJECTED, rejections[0].data
+            return Outcome.REJECTED, rejections[0].data  # noqa: ASYNC910  # as `_handle`
         if isinstance(data, Event):
             raise TypeError(f"a responder returns the data of its reply, not an event: {data!r}")
         return Outcome.ACCEPTED, data
 
-    async def _send_reply(self, event: Event[Any], outcome: Outcome, data: object) -> None:
+    async def _send_reply(  # noqa: ASYNC910  # as `_handle`
+        self, event: Event[Any], outcome: Outcome, data: object
+    ) -> None:
         """Reply to a request, unless there is a reply, or the event isn't one."""
         request = self.actor.core.requests.find(event)
         if request is not None and request.answer is Answer.MISSING and self._reply is not None:
