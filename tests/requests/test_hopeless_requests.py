@@ -510,3 +510,65 @@ async def test_a_look_that_is_too_early_is_repeated_after_a_second(
         assert isinstance(error, DeadlockError)
         assert trio.current_time() - start == 3
         nursery.cancel_scope.cancel()
+
+
+# ------------------------------------------------------------------------------------ at any moment
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("start", [0.1, 1 / 3, 1e6 + 0.1, 1e9 + 0.7, 1e15])
+def test_virtual_time_goes_on_from_any_start_while_a_request_waits(start: float) -> None:
+    async def main() -> None:
+        async with open_event_bus() as bus:
+            await bus.subscribe("a")
+            with trio.move_on_after(200) as scope:
+                await bus.request("a", "k", "/1")
+            assert scope.cancelled_caught
+
+    clock = MockClock(autojump_threshold=0)
+    clock.jump(start)
+    trio.run(main, clock=clock)
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_reply_in_the_very_moment_of_the_look_counts(autojump_clock: MockClock) -> None:
+    """The request has its reply, and nothing is left that could answer it."""
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        await bus.on(fail, "a", "k", on_error=Log())
+        got: list[Event] = []
+
+        async def ask() -> None:
+            got.append(await bus.request("a", "k", "/1"))
+
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        bus.send_nowait("a", "accepted", "/1")
+        bus._router.route_inbox()
+        [pending] = bus._router.core.requests._pending
+        assert pending.holders == {}
+        bus._router.core.requests._fail_abandoned(trio.current_time() + 1)
+        await wait_all_tasks_blocked()
+        assert [event.kind for event in got] == ["accepted"]
+
+
+async def test_a_reply_that_comes_while_the_request_waits_to_be_sent_counts(
+    autojump_clock: MockClock,
+) -> None:
+    got: list[Event] = []
+
+    async def ask() -> None:
+        got.append(await bus.request("a", "k", "/1"))
+
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        full = await bus.subscribe("a", "k", max_buffer_size=1)
+        await bus.send("a", "k", "/0")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        await bus.send("a", "accepted", "/1")
+        await wait_all_tasks_blocked()
+        assert got == []  # it is still to be sent
+        full.receive_nowait()
+        await wait_all_tasks_blocked()
+        assert [event.kind for event in got] == ["accepted"]
+        assert full.receive_nowait().path == "/1"

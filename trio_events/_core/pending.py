@@ -161,9 +161,10 @@ class PendingRequest:
             trio.lowlevel.reschedule(self.task)
 
     def fail(self, error: Exception) -> None:
-        """End the wait with an error."""
-        self._error = error
-        self.rouse()
+        """End the wait with an error, unless it is over and the task is about to go on."""
+        if not self.is_over:
+            self._error = error
+            self.rouse()
 
     def gives_up(self, now: float) -> bool:
         """Whether the wait ends by itself, and soon enough to wait for that; or may do so."""
@@ -365,7 +366,8 @@ class PendingRequests:
                 if not self._pending:
                     self._watcher = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._stop_watching)
-                due = min((request.next_look for request in self._pending), default=-math.inf)
+                    continue  # there may be none any more
+                due = min(request.next_look for request in self._pending)
                 if (now := self._clock()) < (time := max(min(due, again), not_before)):
                     await trio.sleep_until(time)
                     continue  # those that were due may have been answered
@@ -433,8 +435,7 @@ class PendingRequests:
     def close(self) -> None:
         """The bus is closed: there will be no more replies."""
         for request in self._pending:
-            if not request.is_over:
-                request.fail(self._door.closed_error("; there was no reply before"))
+            request.fail(self._door.closed_error("; there was no reply before"))
         self._scope.cancel()
 
 
