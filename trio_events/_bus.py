@@ -17,7 +17,7 @@ from ._core.buffer import Overflow, check_count
 from ._core.notices import SendsRefused
 from ._core.router import Router
 from ._errors import SubscriptionLimitError
-from ._event import Event, EventDraft
+from ._event import Event, EventDraft, quick_event
 from ._handlers.calling import DeadLetterHook, HandlerActor
 from ._handlers.registration import Handler, HandlerSet, Registration, is_async, place_of
 from ._handlers.staff import Staff
@@ -35,6 +35,7 @@ from ._requests import (
     first_event,
     reply,
     request,
+    unanswered,
 )
 from ._subscription import EventChannel, Subscription
 from ._terms import Terms
@@ -475,8 +476,9 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         if not isinstance(request, Event):
             raise TypeError(f"request must be an Event, not {request!r}")
-        outcome = Outcome.ACCEPTED if accepted else Outcome.REJECTED
-        await reply(self._router, self._permits, request, outcome, data)
+        outcome: Outcome = "accepted" if accepted else "rejected"
+        pending = unanswered(self._router, request)
+        await reply(self._router, self._permits, request, pending, outcome, data)
 
     @trio.lowlevel.enable_ki_protection
     async def _on(self, registration: Registration, origin: str) -> Subscription:
@@ -623,8 +625,8 @@ class EventBus(metaclass=NoPublicConstructor):
           InvalidPatternError: If `reply_kind` is not a pattern.
           EventBusError: As `send`, and as `subscribe`, but for the limit.
         """
-        system, kind = plain_name(system, "system"), plain_name(kind, "kind")
-        event = Event(system, kind, plain_path(path), data)
+        system, kind = self._router.checked_names(system, kind)
+        event = quick_event(system, kind, plain_path(path), data)
         return await request(self._router, self._permits, event, reply_kind)
 
     def subscriptions(self) -> list[Subscription]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import attrs
 import trio
@@ -14,10 +13,11 @@ import trio
 from ._core.notices import reserve_stack
 from ._core.pending import Answer, PendingRequest, names_of
 from ._core.router import Router
+from ._core.senders import Sender
 from ._errors import BusClosedError, InvalidEventError, NoSubscribersError, RequestFailedError
-from ._event import Event
+from ._event import Event, quick_event
 from ._names.interest import Interest
-from ._names.pattern import Pattern, plain_name
+from ._names.pattern import Pattern
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
 from ._origin import caller
@@ -181,17 +181,18 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
     kinds = _USUAL_REPLIES if reply_kind == REPLY_KIND else Pattern.parse(reply_kind)
     core.door.check_run()
     core.door.check_open()
-    permits.check_subscribe(event.system)
-    core.door.check_open()  # whatever the policy has done
-    with core.notices:
+    if permits.policy is not None:
+        permits.check_subscribe(event.system)
+        core.door.check_open()  # whatever the policy has done
+    if core.inbox.messages:
         router.route_inbox()  # what was accepted before is no reply
-        pending = core.requests.begin(event, kinds)
+    with core.notices:
+        pending = core.requests.begin(event, kinds, reply_kind)
     try:
         # The permissions go first, so that an actor who may not ask doesn't learn whether anybody
         # listens.
         permits.check_send(event.system)
         await next(core.pace.steps)()
-        core.door.check_open()
         if not router.is_wanted(event.system, event.kind, event.path):
             # Those have their turn who subscribe in this very moment.
             await trio.lowlevel.checkpoint()
@@ -205,12 +206,13 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
                     kind=event.kind,
                     path=event.path,
                 )
-        await _send(router, event, pending)
+        if (sender := _offer(router, event, pending)) is not None:
+            await _wait_for_room(router, event, sender)
         reply = await pending.wait()
         core.pace.restart()
     finally:
         core.requests.end(pending)
-    if _last_segment(reply.kind) == Outcome.FAILED.value and (
+    if _last_segment(reply.kind) == "failed" and (
         pending.was_made_for_it or kinds is _USUAL_REPLIES
     ):
         raise RequestFailedError(
@@ -223,19 +225,25 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
     return reply
 
 
-async def _send(  # noqa: ASYNC910  # the caller has had a checkpoint
-    router: Router, event: Event, pending: PendingRequest
-) -> None:
-    """Send a request, or a reply to it."""
+def _offer(router: Router, event: Event, pending: PendingRequest) -> Sender | None:
+    """Send a request, or a reply to it; returns a sender that waits if something stops it."""
     underway = router.core.requests.underway
     underway[id(event)] = pending
     try:
-        if (sender := router.offer(event, wait=True)) is not None:
-            await sender.wait()
-            router.core.pace.restart()
+        return router.offer(event, wait=True)
     except BaseException:
         del underway[id(event)]
         raise
+
+
+async def _wait_for_room(router: Router, event: Event, sender: Sender) -> None:
+    """Wait until it has been sent. A checkpoint, always."""
+    try:
+        await sender.wait()
+    except BaseException:
+        del router.core.requests.underway[id(event)]
+        raise
+    router.core.pace.restart()
 
 
 def _last_segment(kind: str) -> str:
@@ -244,24 +252,22 @@ def _last_segment(kind: str) -> str:
 
 def is_reply(kind: str) -> bool:
     """Whether an event of this kind may be a reply that `reply` has sent."""
-    return _last_segment(kind) in {outcome.value for outcome in Outcome}
+    return _last_segment(kind) in {"accepted", "rejected", "failed"}
 
 
-class Outcome(enum.Enum):
-    """What a reply says: the last segment of its kind."""
-
-    ACCEPTED = "accepted"
-    REJECTED = "rejected"
-    FAILED = "failed"
+Outcome: TypeAlias = Literal["accepted", "rejected", "failed"]
+"""What a reply says: the last segment of its kind."""
 
 
-async def reply(
-    router: Router, permits: Permits, request: Event, outcome: Outcome, data: object
-) -> None:
-    """See `EventBus.reply`."""
-    core = router.core
-    core.door.check_run()
-    pending = core.requests.find(request)
+def unanswered(router: Router, request: Event) -> PendingRequest:
+    """The request that an event is, if it has no reply yet.
+
+    Raises:
+      NoBusError: If the caller is not in the trio run of the bus.
+      InvalidEventError: If it isn't a request, or has a reply.
+    """
+    router.core.door.check_run()
+    pending = router.core.requests.known.get(id(request))
     if pending is None:
         raise InvalidEventError(
             f"the event {names_of(request)} isn't a request: reply to the very event that "
@@ -275,14 +281,28 @@ async def reply(
             field="request",
             value=request.path,
         )
-    *namespace, _ = request.kind.split(".")
-    kind = plain_name(".".join([*namespace, outcome.value]), "kind")
-    event = Event(request.system, kind, request.path, data)
+    return pending
+
+
+@trio.lowlevel.enable_ki_protection
+async def reply(
+    router: Router,
+    permits: Permits,
+    request: Event,
+    pending: PendingRequest,
+    outcome: Outcome,
+    data: object,
+) -> None:
+    """Send the reply to a request that has none yet. See `EventBus.reply`."""
+    namespace, dot, _ = request.kind.rpartition(".")
+    system, kind = router.checked_names(request.system, f"{namespace}{dot}{outcome}")
+    event = quick_event(system, kind, request.path, data)
     pending.answer = Answer.BEING_SENT
     try:
-        permits.check_send(event.system)
-        await next(core.pace.steps)()
-        await _send(router, event, pending)
+        permits.check_send(system)
+        await next(router.core.pace.steps)()
+        if (sender := _offer(router, event, pending)) is not None:
+            await _wait_for_room(router, event, sender)
     except BaseException:
         if pending.answer is Answer.BEING_SENT:
             pending.answer = Answer.MISSING

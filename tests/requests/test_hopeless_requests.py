@@ -204,7 +204,7 @@ async def test_a_request_that_is_not_routed_yet_is_described_as_that() -> None:
     async with open_event_bus() as bus:
         requests = bus._router.core.requests
         event = Event("a", "k", "/1")
-        pending = requests.begin(event, Pattern.parse("accepted"))
+        pending = requests.begin(event, Pattern.parse("accepted"), "accepted")
         assert "still in the inbox" in pending.whereabouts()
         assert pending.enders() == ()
         requests.end(pending)

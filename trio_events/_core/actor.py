@@ -224,7 +224,8 @@ class SubscriptionActor:
     def _put_what_fits(self, events: list[Event]) -> None:
         buffer = self.buffer
         dropped = buffer.dropped
-        self._let_go(buffer.put_what_fits(events))
+        if gone := buffer.put_what_fits(events):
+            self._let_go(gone)
         if buffer.dropped > dropped:
             self._lose(dropped)
         elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:

@@ -81,6 +81,7 @@ class PendingRequest:
         "event",
         "holders",
         "kinds",
+        "kinds_text",
         "next_look",
         "reference",
         "reply",
@@ -89,13 +90,14 @@ class PendingRequest:
         "was_made_for_it",
     )
 
-    def __init__(self, event: Event, kinds: Pattern, now: float) -> None:
+    def __init__(self, event: Event, kinds: Pattern, kinds_text: str, now: float) -> None:
         self.event: Event | None = event
         """The event, while the request waits. It must not be kept alive for longer."""
 
         self.kinds = kinds
         """The kinds of events that answer it if they are sent by hand."""
 
+        self.kinds_text = kinds_text
         self.since = now
         self.next_look = now + next_look(0)
         self.deadline: float | None = None
@@ -243,16 +245,16 @@ class PendingRequests:
 
     # For requesters
 
-    def begin(self, event: Event, kinds: Pattern) -> PendingRequest:
+    def begin(self, event: Event, kinds: Pattern, kinds_text: str) -> PendingRequest:
         """A request that waits from now on. Call `end` in any case. Not a checkpoint."""
-        request = PendingRequest(event, kinds, self._clock())
+        request = PendingRequest(event, kinds, kinds_text, self._clock())
         number = id(event)
         known = self.known  # the callback must not keep more alive than that
         request.reference = weakref.ref(event, lambda _: known.pop(number, None))
         known[number] = request
         self._pending[request] = None
         of_path = self.waiting.setdefault((event.system, event.path), {})
-        of_path.setdefault(str(kinds), {})[request] = None
+        of_path.setdefault(kinds_text, {})[request] = None
         if self._watcher is not None:
             watcher, self._watcher = self._watcher, None
             trio.lowlevel.reschedule(watcher)
@@ -267,7 +269,7 @@ class PendingRequests:
         del self._pending[request], request.task
 
     def _stop_waiting(self, request: PendingRequest, event: Event) -> None:
-        key, kinds = (event.system, event.path), str(request.kinds)
+        key, kinds = (event.system, event.path), request.kinds_text
         of_path = self.waiting.get(key, {})
         if of_path.get(kinds, {}).pop(request, request) is None:
             if not of_path[kinds]:
@@ -336,10 +338,6 @@ class PendingRequests:
         )
 
     # For subscriptions
-
-    def find(self, event: Event) -> PendingRequest | None:
-        """The request that an event is, waiting or not; None if it isn't one."""
-        return self.known.get(id(event))
 
     def let_go(self, events: Iterable[Event], holder: Holder) -> None:
         """A subscription will not see to replies to these, if they are requests."""

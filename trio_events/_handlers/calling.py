@@ -15,7 +15,7 @@ import trio
 from .._core.actor import SubscriptionActor
 from .._core.buffer import Key, key_of
 from .._core.notices import HandlerEnded, HandlerFailed, WorkLeft
-from .._core.pending import Answer, Held, names_of
+from .._core.pending import Answer, Held, PendingRequest, names_of
 from .._errors import EventBusError
 from .._event import Event
 from .._requests import Outcome, Reject, is_reply
@@ -41,8 +41,8 @@ _HERE: Final = "the end of its handler"
 DeadLetterHook: TypeAlias = Callable[[DeadLetter], object]
 """A function, async or not, that is called with each dead letter."""
 
-Reply: TypeAlias = Callable[[Event[Any], Outcome, object], Awaitable[None]]
-"""Replies to a request."""
+Reply: TypeAlias = Callable[[Event[Any], PendingRequest, Outcome, object], Awaitable[None]]
+"""Replies to a request that has no reply yet."""
 
 
 @final
@@ -240,9 +240,10 @@ class HandlerActor:
                 try:
                     if self._reply is None:
                         await _unprotected(self._registration.handler, event)
-                    elif self._is_for_responder(event):
+                    elif request is not None or not is_reply(event.kind):
                         reply = await self._respond(event)
-                        await self._send_reply(event, *reply)
+                        if request is not None and request.answer is Answer.MISSING:
+                            await self._reply(event, request, *reply)
                     break
                 except BaseException as error:  # noqa: ASYNC103, BLE001  # `_treat` raises it
                     caught = error
@@ -310,9 +311,15 @@ class HandlerActor:
             case _ as never:
                 assert_never(never)
         # An exception that ends the bus is to leave alone, without that of the request beside it.
-        if self._reply is not None and not isinstance(verdict, Propagate):
+        request = self.actor.core.requests.known.get(id(event))
+        if (
+            self._reply is not None
+            and request is not None
+            and request.answer is Answer.MISSING
+            and not isinstance(verdict, Propagate)
+        ):
             try:
-                await self._send_reply(event, Outcome.FAILED, text_of(failure))
+                await self._reply(event, request, "failed", text_of(failure))
             except Exception as error:  # noqa: BLE001  # the failure itself is what matters
                 self._report(event, error, "; there is no reply")
         self.actor.core.requests.let_go((event,), self.actor)
@@ -320,10 +327,6 @@ class HandlerActor:
             await _tell(self._on_dead_letter, DeadLetter(event, failure, self._subscription))
 
     # Responders
-
-    def _is_for_responder(self, event: Event[Any]) -> bool:
-        """Whether a responder is to be called. It isn't for replies, such as its own."""
-        return self.actor.core.requests.find(event) is not None or not is_reply(event.kind)
 
     async def _respond(self, event: Event[Any]) -> tuple[Outcome, object]:
         """Call the responder; returns what to reply."""
@@ -333,18 +336,10 @@ class HandlerActor:
             rejections = [leaf for leaf in leaves(error) if isinstance(leaf, Reject)]
             if len(rejections) < len(list(leaves(error))):
                 raise
-            return Outcome.REJECTED, rejections[0].data  # noqa: ASYNC910  # as `_handle`
+            return "rejected", rejections[0].data  # noqa: ASYNC910  # as `_handle`
         if isinstance(data, Event):
             raise TypeError(f"a responder returns the data of its reply, not an event: {data!r}")
-        return Outcome.ACCEPTED, data
-
-    async def _send_reply(  # noqa: ASYNC910  # as `_handle`
-        self, event: Event[Any], outcome: Outcome, data: object
-    ) -> None:
-        """Reply to a request, unless there is a reply, or the event isn't one."""
-        request = self.actor.core.requests.find(event)
-        if request is not None and request.answer is Answer.MISSING and self._reply is not None:
-            await self._reply(event, outcome, data)
+        return "accepted", data
 
     # For people
 
