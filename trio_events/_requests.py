@@ -178,7 +178,7 @@ class Reject(Exception):  # noqa: N818  # not an error: a responder says no with
 async def request(router: Router, permits: Permits, event: Event, reply_kind: str) -> Event:
     """See `EventBus.request`."""
     core = router.core
-    kinds = _USUAL_REPLIES if reply_kind == REPLY_KIND else Pattern.parse(reply_kind)
+    kinds = _USUAL_REPLIES if reply_kind is REPLY_KIND else Pattern.parse(reply_kind)
     core.door.check_run()
     core.door.check_open()
     if permits.policy is not None:
@@ -187,7 +187,7 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
     if core.inbox.messages:
         router.route_inbox()  # what was accepted before is no reply
     with core.notices:
-        pending = core.requests.begin(event, kinds, reply_kind)
+        pending = core.requests.begin(event, kinds, str(kinds))
     try:
         # The permissions go first, so that an actor who may not ask doesn't learn whether anybody
         # listens.
