@@ -35,6 +35,7 @@ from trio_events import (
     Overflow,
     Pattern,
     PolicyDeniedError,
+    RequestFailedError,
     Subscription,
     SubscriptionLimitError,
     SubscriptionOverflowError,
@@ -120,6 +121,7 @@ ERRORS: list[tuple[type[EventBusError], type[Exception], ErrorKind, bool]] = [
     (DeadlockError, Exception, ErrorKind.CONFLICT, False),
     (NoBusError, RuntimeError, ErrorKind.UNAVAILABLE, False),
     (NoSubscribersError, Exception, ErrorKind.UNAVAILABLE, True),
+    (RequestFailedError, Exception, ErrorKind.UNAVAILABLE, True),
 ]
 
 
