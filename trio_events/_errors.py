@@ -95,7 +95,8 @@ class DeadlockError(EventBusError):
     Every task that could end the wait is known, waits itself, by whatever detours, for the one that
     gets this error, and none of them has a deadline. For a send to a full subscription, these are
     the tasks that have read from it; tasks that are yet to read are not known. For a request, these
-    are the tasks of the handlers that it went to. A send that gets this error was not sent.
+    are the tasks of the handlers that it went to, and the tasks that have read from the other
+    subscriptions that it went to. A send that gets this error was not sent.
 
     Details: `system`, `kind`: the patterns of the full subscription, or the names of the request.
     """

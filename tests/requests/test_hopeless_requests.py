@@ -419,6 +419,57 @@ async def test_a_ring_over_a_full_subscription_is_told_so(autojump_clock: MockCl
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("length", [1, 2, 3])
+async def test_a_ring_of_consumers_that_ask_each_other_is_told_so(
+    length: int, autojump_clock: MockClock
+) -> None:
+    errors: list[Exception] = []
+    replies = 0
+
+    async def consume(number: int, requests: Subscription) -> None:
+        nonlocal replies
+        async for request in requests:
+            if request.path == "/ask" or not errors:
+                try:
+                    await bus.request(f"s{(number + 1) % length}", "k", "/1")
+                    replies += 1
+                except DeadlockError as error:
+                    errors.append(error)
+            if request.path != "/ask":
+                await bus.reply(request)
+
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        for number in range(length):
+            requests = await bus.subscribe(f"s{number}", "k")
+            nursery.start_soon(consume, number, requests)
+        await bus.send("s0", "k", "/ask")
+        await trio.sleep(5)
+        assert len(errors) == 1
+        assert replies == length - 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_callback_that_reads_means_no_deadlock_error(autojump_clock: MockClock) -> None:
+    """It is no task, and could take up the request at any time."""
+    async with open_event_bus(drain_timeout=0) as bus:
+        asking = Asking(bus, "a", times=1)
+        await bus.on(asking, "a", "k", on_error=Log())
+        requests = await bus.subscribe("a", "k")
+        token = trio.lowlevel.current_trio_token()
+
+        def read() -> None:
+            with pytest.raises(trio.WouldBlock):
+                requests.receive_nowait()
+
+        token.run_sync_soon(read)
+        await wait_all_tasks_blocked()
+        await bus.send("a", "k", "/1")
+        await trio.sleep(20)
+        assert asking.errors == []
+
+
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("deadline", [5, 10_000])
 async def test_a_deadline_that_is_near_means_no_deadlock_error(
     deadline: float, autojump_clock: MockClock

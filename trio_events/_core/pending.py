@@ -18,6 +18,7 @@ from .._names.routing import Route
 from .deadlock import next_look
 from .door import Door
 from .notices import Notices, RequestsStalled
+from .readers import KnownReaders
 
 _SOON: Final = 600.0
 """Seconds. A deadline beyond that is as good as none, as for sends."""
@@ -35,6 +36,9 @@ class Worker(Protocol):
 
 class Holder(Hashable, Protocol):
     """A subscription that a request went to."""
+
+    known_readers: KnownReaders
+    """The tasks that have read from it, as far as that is known."""
 
     @property
     def worker(self) -> Worker | None:
@@ -199,11 +203,16 @@ class PendingRequest:
         event = self.event
         for holder, progress in (self.holders or {}).items():
             if isinstance(progress, trio.lowlevel.Task):
-                tasks.append(progress)
-            elif progress is Held.UNREAD and holder.worker is not None and event is not None:
-                tasks += holder.worker.takers(event)
+                able = [progress]
+            elif holder.worker is None:
+                able = [] if holder.known_readers.unknown else list(holder.known_readers)
+            elif progress is Held.UNREAD and event is not None:
+                able = list(holder.worker.takers(event))
             else:
+                able = []
+            if not able:
                 return ()
+            tasks += able
         return tuple(tasks)
 
 
