@@ -5,8 +5,10 @@ from ._ambient import (
     include,
     is_wanted,
     on,
+    reply,
     request,
     send,
+    serve,
     start,
     start_soon,
     subscribe,
@@ -25,15 +27,16 @@ from ._errors import (
     NoBusError,
     NoSubscribersError,
     PolicyDeniedError,
+    RequestFailedError,
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
 from ._event import Event
 from ._handlers.registration import HandlerSet
-from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
+from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
-from ._requests import EventWaiter
+from ._requests import EventWaiter, Reject
 from ._subscription import (
     EventBatches,
     EventChannel,
@@ -74,7 +77,9 @@ __all__ = [
     "Policy",
     "PolicyDeniedError",
     "Propagate",
-    "Restart",
+    "Reject",
+    "RequestFailedError",
+    "Retry",
     "RulePolicy",
     "Subscription",
     "SubscriptionLimitError",
@@ -85,8 +90,10 @@ __all__ = [
     "is_wanted",
     "on",
     "open_event_bus",
+    "reply",
     "request",
     "send",
+    "serve",
     "start",
     "start_soon",
     "subscribe",

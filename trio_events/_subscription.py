@@ -333,7 +333,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         door = self._router.core.door
         door.check_here()
         door.check_open()
-        self._permits.check_subscribe(interest.system)
+        self._permits.check_subscribe(str(interest.system))
         door.check_open()  # whatever the policy has done
         self._check_open()
         if interest not in self._actor.interests:

@@ -16,7 +16,6 @@ from ._core.pace import Pace
 from ._core.router import Router
 from ._errors import NoBusError
 from ._handlers.calling import DeadLetterHook
-from ._handlers.registration import is_async
 from ._handlers.staff import Staff, is_cancelled
 from ._handlers.supervision import check_seconds
 from ._names.permits import Permits
@@ -51,8 +50,8 @@ class Options:
         if not self.slow_handler_after:
             raise ValueError("slow_handler_after must be more than 0 seconds")
         hook = self.on_dead_letter
-        if hook is not None and (not callable(hook) or is_async(hook)):
-            raise TypeError(f"on_dead_letter must be a plain function, not {hook!r}")
+        if hook is not None and not callable(hook):
+            raise TypeError(f"on_dead_letter must be a function, async or not, and not {hook!r}")
 
 
 def open_event_bus(
@@ -86,11 +85,12 @@ def open_event_bus(
       slow_handler_after: After how many seconds a call of a handler that is still running is
         logged, to within a second, and again whenever it has lasted twice as long; `math.inf` for
         never. It is not logged once its subscription has been closed.
-      on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
-        has failed for good. What it raises leaves through the supervisor.
+      on_dead_letter: A function, async or not, that is called with a `DeadLetter` for each event
+        whose handling has failed for good. The handler's task waits for it, so dead letters can't
+        pile up. What it raises leaves through the supervisor.
 
     Raises:
-      TypeError: If a number is not one, `on_dead_letter` not a plain function, or `policy` has no
+      TypeError: If a number is not one, `on_dead_letter` is not a function, or `policy` has no
         method `allows`.
       ValueError: If a number is less than 1, `drain_timeout` less than 0, or `slow_handler_after`
         not more than 0.
@@ -154,6 +154,8 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             router = Router.of(options.inbox_size, Pace(options.checkpoint_every), trio_token)
             staff = Staff(nursery, router, options.drain_timeout)
             nursery.start_soon(router.run, name="trio_events router")
+            requests, end_hopeless = router.core.requests, router.core.senders.end_hopeless
+            nursery.start_soon(requests.run, end_hopeless, name="trio_events requests")
             bus = EventBus._create(
                 router,
                 router.core,

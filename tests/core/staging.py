@@ -233,6 +233,10 @@ async def register_a_handler(stage: Stage) -> None:
     stage.opened.append(await stage.bus.on(stage.handle, "b", concurrency=2))
 
 
+async def register_a_responder(stage: Stage) -> None:
+    stage.opened.append(await stage.bus.serve(stage.handle, "b", concurrency=2, ordered=True))
+
+
 async def include_a_set(stage: Stage) -> None:
     handlers = HandlerSet()
     handlers.on("b")(stage.handle)
@@ -253,6 +257,10 @@ async def expect(stage: Stage) -> None:
 
 async def wait_for(stage: Stage) -> None:
     assert (await stage.bus.wait_for("c")).path == "/c"
+
+
+async def wait_for_with_a_function(stage: Stage) -> None:
+    assert (await stage.bus.wait_for("c", where=lambda event: True)).path == "/c"
 
 
 async def request(stage: Stage) -> None:
@@ -351,6 +359,7 @@ BESIDE: Final[dict[Operation, Callable[[Stage], object]]] = {
     iterate_and_wait: Stage.send_nowait,
     read_a_batch_and_wait: Stage.send_nowait,
     wait_for: send_what_is_waited_for,
+    wait_for_with_a_function: send_what_is_waited_for,
     request: answer,
 }
 """What another task does meanwhile."""
@@ -397,10 +406,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     read_a_batch_and_wait,
     subscribe,
     register_a_handler,
+    register_a_responder,
     include_a_set,
     add_and_remove,
     expect,
     wait_for,
+    wait_for_with_a_function,
     request,
     start_a_consumer_soon,
     start_a_consumer,

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_events import Event, EventBus, Restart, open_event_bus
+from trio_events import Event, EventBus, Retry, open_event_bus
 from trio_events._core.notices import HandlerLasts
 
 from .test_consumers import Failure
@@ -91,7 +91,7 @@ async def test_the_pauses_between_attempts_are_part_of_the_call(
             raise Failure
 
     async with open_event_bus() as bus:
-        await bus.on(fail_once, "a", on_error=Restart(backoff=30))
+        await bus.on(fail_once, "a", on_error=Retry(2, backoff=30, jitter=0))
         await send(bus, "/x", 0)
         await trio.sleep(50)
     assert attempts == 2

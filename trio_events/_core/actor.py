@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Container, MutableMapping
 from typing import Any, Final, Protocol, assert_never, final
 from weakref import WeakKeyDictionary
 
@@ -14,11 +14,13 @@ import trio
 from .._errors import SubscriptionOverflowError
 from .._event import Event
 from .._names.interest import Interest
-from .buffer import Buffer, End, Overflow
+from .buffer import Buffer, End, Key, Overflow, key_of
 from .door import Door
 from .inbox import Inbox, Unsubscribe
 from .notices import LossBegan, LossEnded, Notices, SendersStalled
 from .pace import Pace
+from .pending import PendingRequests
+from .pending import Worker as TakesEvents
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
 
@@ -26,7 +28,7 @@ _QUIET: Final = 1.0
 """Seconds without a loss after which an episode of loss can end."""
 
 
-class Worker(Protocol):
+class Worker(TakesEvents, Protocol):
     """What calls the handler of a subscription."""
 
     handling: int
@@ -58,6 +60,7 @@ class Core:
     notices: Notices
     pace: Pace
     clock: Callable[[], float]
+    requests: PendingRequests
     unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
         factory=WeakKeyDictionary, init=False
     )
@@ -236,7 +239,8 @@ class SubscriptionActor:
     def _put_what_fits(self, events: list[Event]) -> None:
         buffer = self.buffer
         dropped = buffer.dropped
-        self.core.notices.keep(buffer.put_what_fits(events))
+        if gone := buffer.put_what_fits(events):
+            self._let_go(gone)
         if buffer.dropped > dropped:
             self._lose(dropped)
         elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:
@@ -313,6 +317,35 @@ class SubscriptionActor:
             case _ as never:
                 assert_never(never)
 
+    def take_free(self, busy: Container[Key]) -> Event[Any]:
+        """The next event of a system and path that isn't busy; others are set aside.
+
+        Raises as `take`.
+        """
+        try:
+            with self.core.notices:
+                while key_of(event := self.buffer.take()) in busy:
+                    self.buffer.set_aside(event)
+                if self.must_settle:
+                    self.settle()
+                return event
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise self._end() from None
+
+    def take_aside(self, key: Key) -> Event[Any] | None:
+        """The next event of a system and path that was set aside, or None if there is none."""
+        with self.core.notices:
+            event = self.buffer.take_aside(key)
+            if self.must_settle:
+                self.settle()
+            if not self.buffer.is_empty:  # a held event may have come into the room for it
+                self._dismiss_readers()
+            return event
+
+    async def wait_for_events(self) -> None:
+        """Wait until `take` doesn't raise WouldBlock. A checkpoint if it waits."""
+        await self._wait(0)
+
     async def receive(self) -> Event[Any]:
         """Take the next event, or wait for it. Raises as `take`, but for WouldBlock.
 
@@ -382,10 +415,15 @@ class SubscriptionActor:
         if not self.discarded_at:
             with self.core.notices:
                 self.discarded_at = where
-                self.core.notices.keep(self.buffer.discard())
+                self._let_go(self.buffer.discard())
                 self.close()
                 self._end_loss()
                 self._dismiss_readers()
+
+    def _let_go(self, events: list[Event]) -> None:
+        """Events will not be read."""
+        self.core.requests.let_go(events, self)
+        self.core.notices.keep(events)
 
     # For people
 

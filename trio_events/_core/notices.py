@@ -73,6 +73,30 @@ class SendersStalled:
 
 @final
 @attrs.frozen
+class RequestsStalled:
+    """Requests of one system and kind have been waiting for replies."""
+
+    level: ClassVar = logging.WARNING
+    first: str
+    """The system, kind and path of the one that has waited longest."""
+
+    waiting: int
+    seconds: float
+    """How long that one has waited."""
+
+    whereabouts: str
+    """Which subscriptions got it, and what they are doing."""
+
+    def __str__(self) -> str:
+        others = f", and {self.waiting - 1} others" if self.waiting > 1 else ""
+        return (
+            f"no reply for {self.seconds:.0f} s to the request {self.first}{others}: "
+            f"{self.whereabouts}"
+        )
+
+
+@final
+@attrs.frozen
 class SendsRefused:
     """`send_soon` couldn't send."""
 
@@ -189,6 +213,7 @@ Notice: TypeAlias = (
     LossBegan
     | LossEnded
     | SendersStalled
+    | RequestsStalled
     | SendsRefused
     | HandlerFailed
     | HandlerEnded

@@ -18,6 +18,7 @@ from .door import Admits, Door
 from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
+from .pending import PendingRequests
 from .senders import Sender, Senders
 
 LEFT: Final = "its `async with open_event_bus()` block was left"
@@ -58,8 +59,10 @@ class Router:
         """A router with all that belongs to it, for the running thread."""
         notices, table = Notices(), RoutingTable[Recipient]()
         inbox = Inbox(inbox_size)
-        senders = Senders(inbox, table, clock)
-        return Router(Core(inbox, Door(token), senders, notices, pace, clock), table)
+        door = Door(token)
+        requests = PendingRequests(clock, notices, door)
+        senders = Senders(inbox, table, clock, requests)
+        return Router(Core(inbox, door, senders, notices, pace, clock, requests), table)
 
     # The actor
 
@@ -123,7 +126,9 @@ class Router:
         self._routed += 1
         route = self.table.match(event.system, event.kind)
         recipients = route.recipients(event.path) if route.by_path else route.items
-        if not recipients:
+        requests = self.core.requests
+        answers = (requests.underway or requests.waiting) and requests.see(event, route)
+        if not recipients and not answers:
             self.unmatched += 1
         for recipient in recipients:
             recipient.deliver([event])
@@ -152,6 +157,11 @@ class Router:
                     self.unmatched += 1
         elif not route.items:
             self.unmatched += len(run)
+        requests = self.core.requests
+        if requests.underway or requests.waiting:
+            for event in run:
+                if requests.see(event, route) and not route.recipients(event.path):
+                    self.unmatched -= 1
 
     def _deliver(self, pending: dict[Recipient, list[Event]]) -> None:
         for recipient, events in pending.items():
@@ -210,7 +220,7 @@ class Router:
           trio.WouldBlock: If something stops the event, and `wait` is false.
         """
         with self.core.notices:
-            if not self.core.door.is_open and not self.is_awaited(event):
+            if not self.core.door.is_open and not self.core.requests.admits(event):
                 self.core.door.check_open()
             queue = self.core.senders.obstacle(event)
             if queue is None:
@@ -253,31 +263,13 @@ class Router:
             self.route_inbox()
             self.core.senders.reconsider(subscription)
 
-    def is_wanted(
-        self, system: str, kind: str, path: str, *, besides: Recipient | None = None
-    ) -> bool:
-        """Whether a subscription, besides one, would get such an event if it were accepted now."""
+    def is_wanted(self, system: str, kind: str, path: str) -> bool:
+        """Whether a subscription would get such an event if it were accepted now."""
         if self.core.inbox.controls:
             self.route_inbox()
         # Peek, so that asking leaves no remembered route behind.
         recipients = self.table.peek(system, kind).recipients(path)
-        return any(not r.closed and r is not besides for r in recipients)
-
-    def note_request(self, waiter: SubscriptionActor) -> None:
-        """The running task is about to send a request whose answer the waiter gets."""
-        self.waiters[waiter] = trio.lowlevel.current_task()
-
-    def is_awaited(self, event: Event) -> bool:
-        """Whether the event may be the answer to a request of a task that may use the bus."""
-        if self.core.door.closed:
-            return False
-        if self.core.inbox.controls:
-            self.route_inbox()
-        for recipient in self.table.peek(event.system, event.kind).recipients(event.path):
-            task = self.waiters.get(recipient)  # type: ignore[call-overload]  # or another recipient
-            if task is not None and self.core.door.admits(task):
-                return True
-        return False
+        return any(not recipient.closed for recipient in recipients)
 
     @property
     def accepted(self) -> int:
@@ -288,7 +280,7 @@ class Router:
         """Refuse everything from now on but what certain tasks do, and what answers them."""
         with self.core.notices:
             self.core.door.restrict(admits, reason)
-            self.core.senders.dismiss(self.core.door, self.is_awaited)
+            self.core.senders.dismiss(self.core.door)
 
     @trio.lowlevel.enable_ki_protection
     def close(self, reason: str = LEFT) -> None:
@@ -297,7 +289,7 @@ class Router:
             return
         with self.core.notices:
             self.core.door.close(reason)
-            self.core.senders.dismiss(self.core.door, self.is_awaited)
+            self.core.senders.dismiss(self.core.door)
             self.core.senders.full.clear()
             # All at once, or 100,000 would take seconds to be removed from the table one by one.
             ending = [*self.subscriptions, *self.waiters]
@@ -306,6 +298,7 @@ class Router:
             for subscription in ending:
                 subscription.closed = True
             self.route_inbox()
+            self.core.requests.close()
             self.table.clear()
             for subscription in ending:
                 subscription.end()

@@ -219,9 +219,9 @@ class Staff:
 @trio.lowlevel.disable_ki_protection
 async def unprotected(  # noqa: ASYNC910  # that is up to the function
     function: Callable[[Unpack[ArgsT]], Awaitable[object]], *args: *ArgsT
-) -> None:
+) -> object:
     """Call a function so that Ctrl-C can interrupt it, unlike what calls it."""
-    await function(*args)
+    return await function(*args)
 
 
 def is_cancelled(error: BaseException) -> bool:
