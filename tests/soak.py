@@ -94,7 +94,7 @@ class Account:
     def check(self) -> None:
         """Check the books after the end."""
         books = self.subscription.statistics()
-        gone = books.delivered + books.dropped + books.discarded
+        gone = books.delivered + books.dropped + books.discarded + books.superseded
         expect(books.matched == gone, f"does not balance: {books}")
         expect(books.delivered == self.received, f"{self.received} were received: {books}")
         expect(books.queued == books.held == 0, f"all was read: {books}")

@@ -33,7 +33,7 @@ class LossBegan:
     overflow: str
 
     def __str__(self) -> str:
-        which = "the oldest" if self.overflow == "drop_oldest" else "further"
+        which = "the oldest" if self.overflow in ("drop_oldest", "latest") else "further"
         return (
             f"{self.subscription.description()} is full: unread events: {self.unread}, "
             f"{which} ones are lost ({self.overflow})"
