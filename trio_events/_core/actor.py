@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any, Final, Protocol, assert_never, final
+from typing import Any, ClassVar, Final, Protocol, assert_never, final
 
 import attrs
 import trio
@@ -76,6 +76,7 @@ class SubscriptionActor:
     task ends in another way, the supervisor is ending.
     """
 
+    is_subscriber: ClassVar = True
     interest: Interest
     """What it was made to match."""
 

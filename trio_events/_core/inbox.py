@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Protocol, TypeAlias, final
+from typing import ClassVar, Protocol, TypeAlias, final
 
 import attrs
 import trio
@@ -15,6 +15,9 @@ from .._names.interest import Interest
 class Recipient(Hashable, Protocol):
     """What the routing table leads to, such as a subscription."""
 
+    is_subscriber: ClassVar[bool]
+    """Whether somebody reads its events, and may answer them. A history only keeps them."""
+
     closed: bool
     """Whether it wants no event that is accepted from now on."""
 
@@ -24,6 +27,16 @@ class Recipient(Hashable, Protocol):
     def finish(self) -> None:
         """Nothing more will be delivered."""
 
+    def end(self) -> None:
+        """The same, at the end of the bus."""
+
+
+class Source(Protocol):
+    """What has events from before a subscription, such as a history."""
+
+    def matching(self, interest: Interest) -> list[Event]:
+        """Those of its events that are wanted, in order."""
+
 
 @final
 @attrs.frozen(eq=False)
@@ -32,6 +45,8 @@ class Subscribe:
 
     recipient: Recipient
     interest: Interest
+    source: Source | None = None
+    """Where the recipient gets matching events from that came before this message."""
 
 
 @final

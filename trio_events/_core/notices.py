@@ -16,10 +16,10 @@ _log: Final = logging.getLogger("trio_events")
 
 
 class Described(Protocol):
-    """A subscription, as a notice needs it."""
+    """A subscription or a history, as a notice needs it."""
 
     def description(self) -> str:
-        """Its patterns, and the line that subscribed."""
+        """Its patterns, and the line that made it."""
 
 
 @final
@@ -37,6 +37,22 @@ class LossBegan:
         return (
             f"{self.subscription.description()} is full: unread events: {self.unread}, "
             f"{which} ones are lost ({self.overflow})"
+        )
+
+
+@final
+@attrs.frozen
+class EvictionBegan:
+    """A history was full and has lost its first event of an episode."""
+
+    level: ClassVar = logging.WARNING
+    history: Described
+    max_events: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.history.description()} is full: events kept: {self.max_events}, those of the "
+            "paths that were sent to least recently are lost"
         )
 
 
@@ -137,7 +153,14 @@ class WorkLeft:
 
 
 Notice: TypeAlias = (
-    LossBegan | LossEnded | SendersStalled | SendsRefused | HandlerFailed | HandlerEnded | WorkLeft
+    LossBegan
+    | LossEnded
+    | EvictionBegan
+    | SendersStalled
+    | SendsRefused
+    | HandlerFailed
+    | HandlerEnded
+    | WorkLeft
 )
 
 

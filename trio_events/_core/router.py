@@ -15,7 +15,7 @@ from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
 from .buffer import Buffer, Overflow
 from .door import Door
-from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
+from .inbox import Inbox, Message, Recipient, Source, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
 from .senders import Sender, Senders
@@ -39,6 +39,9 @@ class Router:
 
     waiters: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
     """The same for those without a task."""
+
+    histories: dict[Recipient, None] = attrs.field(factory=dict, init=False)
+    """The open histories, in the order of opening."""
 
     last_system: str | None = attrs.field(default=None, init=False)
     last_kind: str | None = attrs.field(default=None, init=False)
@@ -165,6 +168,8 @@ class Router:
 
     def _register(self, message: Subscribe | Unsubscribe) -> None:
         if isinstance(message, Subscribe):
+            if message.source is not None and (kept := message.source.matching(message.interest)):
+                message.recipient.deliver(kept)
             self.table.add(message.recipient, message.interest)
             return
         for interest in message.interests:
@@ -196,11 +201,13 @@ class Router:
         buffer = Buffer(max_buffer_size, overflow)
         return SubscriptionActor(interest, origin, buffer, self.core, self.subscriptions)
 
-    def open_waiter(self, interest: Interest, origin: str, max_unread: int) -> SubscriptionActor:
+    def open_waiter(
+        self, interest: Interest, origin: str, max_unread: int, source: Source | None = None
+    ) -> SubscriptionActor:
         """A subscription without a task, which never makes a sender wait."""
         buffer = Buffer(max_unread, Overflow.CLOSE)
         waiter = SubscriptionActor(interest, origin, buffer, self.core, self.waiters)
-        self.open(waiter)
+        self.open(waiter, source=source)
         return waiter
 
     def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
@@ -236,11 +243,27 @@ class Router:
                 self.route_inbox()
             self.offer(event)
 
-    def open(self, subscription: SubscriptionActor, handle: object = None) -> None:
-        """Take in a subscription: it gets every event that is accepted from now on."""
+    def open(
+        self,
+        subscription: SubscriptionActor,
+        handle: object = None,
+        source: Source | None = None,
+    ) -> None:
+        """Take in a subscription: it gets every event that is accepted from now on.
+
+        If there is a source, it begins with those of it that match.
+        """
         with self.core.notices:
-            self.core.inbox.post(Subscribe(subscription, subscription.interest))
+            self.core.inbox.post(Subscribe(subscription, subscription.interest, source))
             subscription.open_among[subscription] = handle
+            if source is not None:
+                self.route_inbox()  # so that nothing can be forgotten before
+
+    def open_history(self, history: Recipient, interest: Interest) -> None:
+        """Take in a history: it keeps every event that is accepted from now on."""
+        with self.core.notices:
+            self.core.inbox.post(Subscribe(history, interest))
+            self.histories[history] = None
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
@@ -260,12 +283,21 @@ class Router:
     def is_wanted(
         self, system: str, kind: str, path: str, *, besides: Recipient | None = None
     ) -> bool:
-        """Whether a subscription, besides one, would get such an event if it were accepted now."""
+        """Whether such an event would be received or kept if it were accepted now.
+
+        Args:
+          system: As in `offer`.
+          kind: As in `offer`.
+          path: As in `offer`.
+          besides: The waiter of a request: asks for another one that may answer it.
+        """
         if self.core.inbox.controls:
             self.route_inbox()
         # Peek, so that asking leaves no remembered route behind.
         recipients = self.table.peek(system, kind).recipients(path)
-        return any(not r.closed and r is not besides for r in recipients)
+        if besides is not None:
+            recipients = [r for r in recipients if r.is_subscriber and r is not besides]
+        return any(not recipient.closed for recipient in recipients)
 
     @property
     def accepted(self) -> int:
@@ -282,13 +314,14 @@ class Router:
             self.core.senders.dismiss(self.core.door)
             self.core.senders.full.clear()
             # All at once, or 100,000 would take seconds to be removed from the table one by one.
-            ending = [*self.subscriptions, *self.waiters]
+            ending: list[Recipient] = [*self.subscriptions, *self.waiters, *self.histories]
             self.subscriptions.clear()
             self.waiters.clear()
-            for subscription in ending:
-                subscription.closed = True
+            self.histories.clear()
+            for recipient in ending:
+                recipient.closed = True
             self.route_inbox()
             self.table.clear()
-            for subscription in ending:
-                subscription.end()
+            for recipient in ending:
+                recipient.end()
             self.core.inbox.close()
