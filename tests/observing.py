@@ -112,7 +112,8 @@ async def tidy(bus: EventBus) -> AsyncIterator[None]:
             attrs.evolve(statistics, accepted=0, unmatched=0, routes_remembered=0),
             tasks_living(),
             len(router.table),
-            {target for route in routes for target in route.items} <= set(router.subscriptions),
+            {target for route in routes for target in route.items}
+            <= {*router.subscriptions, *router.histories},
         ]
 
     await wait_all_tasks_blocked()

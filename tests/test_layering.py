@@ -21,6 +21,7 @@ LAYERS = [
     {"_core.senders"},
     {"_core.actor"},
     {"_core.router"},
+    {"_history"},
     {"_terms"},
     {"_subscription"},
     {"_requests", "_handlers.supervision", "_handlers.staff"},

@@ -1,6 +1,17 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
-from ._ambient import expect, include, is_wanted, on, request, send, subscribe, use, wait_for
+from ._ambient import (
+    expect,
+    include,
+    is_wanted,
+    on,
+    open_history,
+    request,
+    send,
+    subscribe,
+    use,
+    wait_for,
+)
 from ._bus import EventBus, EventBusStatistics
 from ._core.buffer import Overflow
 from ._errors import (
@@ -19,6 +30,7 @@ from ._errors import (
 from ._event import Event
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
+from ._history import History, HistoryStatistics
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
 from ._requests import EventWaiter
@@ -52,6 +64,8 @@ __all__ = [
     "EventWaiter",
     "ExactPath",
     "HandlerSet",
+    "History",
+    "HistoryStatistics",
     "InvalidEventError",
     "InvalidPatternError",
     "Log",
@@ -73,6 +87,7 @@ __all__ = [
     "is_wanted",
     "on",
     "open_event_bus",
+    "open_history",
     "request",
     "send",
     "subscribe",

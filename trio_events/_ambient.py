@@ -19,6 +19,7 @@ from ._errors import NoBusError
 from ._event import Event
 from ._handlers.registration import Handler, HandlerSet
 from ._handlers.supervision import OnError, Propagate
+from ._history import History
 from ._names.pattern import ExactPath
 from ._requests import REPLY_KIND, EventWaiter
 from ._subscription import Subscription
@@ -41,6 +42,7 @@ async def subscribe(
     path: str | ExactPath | None = None,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription: ...
 
 
@@ -53,6 +55,7 @@ async def subscribe(
     data: type[DataT],
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription[DataT]: ...
 
 
@@ -64,6 +67,7 @@ async def subscribe(
     data: type[DataT] | None = None,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription[DataT] | Subscription:
     """`EventBus.subscribe` on the bus around the caller.
 
@@ -77,6 +81,7 @@ async def subscribe(
         data=data,  # type: ignore[arg-type]  # None is as good as nothing
         max_buffer_size=max_buffer_size,
         overflow=overflow,
+        history=history,
     )
 
 
@@ -90,6 +95,7 @@ def on(
     on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Coroutine[Any, Any, Subscription]:
     """`EventBus.on` on the bus around the caller.
 
@@ -105,6 +111,7 @@ def on(
         on_error=on_error,
         max_buffer_size=max_buffer_size,
         overflow=overflow,
+        history=history,
     )
 
 
@@ -118,25 +125,33 @@ async def include(handlers: HandlerSet) -> tuple[Subscription, ...]:
 
 
 def expect(
-    system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    history: History | None = None,
 ) -> AbstractAsyncContextManager[EventWaiter]:
     """`EventBus.expect` on the bus around the caller.
 
     Raises:
       NoBusError: If there is none.
     """
-    return _bus().expect(system, kind, path=path)
+    return _bus().expect(system, kind, path=path, history=history)
 
 
 async def wait_for(
-    system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    history: History | None = None,
 ) -> Event:
     """`EventBus.wait_for` on the bus around the caller.
 
     Raises:
       NoBusError: If there is none.
     """
-    return await _bus().wait_for(system, kind, path=path)
+    return await _bus().wait_for(system, kind, path=path, history=history)
 
 
 async def request(
@@ -148,6 +163,24 @@ async def request(
       NoBusError: If there is none.
     """
     return await _bus().request(system, kind, path, data, reply_kind=reply_kind)
+
+
+async def open_history(
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    per_path: int | None = 1,
+    max_events: int = 1024,
+) -> History:
+    """`EventBus.open_history` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    return await _bus().open_history(
+        system, kind, path=path, per_path=per_path, max_events=max_events
+    )
 
 
 def is_wanted(system: str, kind: str, path: str) -> bool:

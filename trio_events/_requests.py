@@ -14,6 +14,7 @@ from ._core.notices import reserve_stack
 from ._core.router import Router
 from ._errors import NoSubscribersError
 from ._event import Event
+from ._history import History, source_of
 from ._names.interest import Interest
 from ._names.pattern import Pattern
 from ._names.permits import Permits
@@ -36,7 +37,7 @@ class EventWaiter(metaclass=NoPublicConstructor):
     """The events that are expected, from the moment when `EventBus.expect` was entered.
 
     It is a subscription without a task, which never makes a sender wait: up to 256 events may be
-    unread, and one more ends it (see `Overflow.CLOSE`).
+    unread, besides those of a history, and one more ends it (see `Overflow.CLOSE`).
     """
 
     _made_by = "EventBus.expect"
@@ -73,18 +74,22 @@ class EventWaiter(metaclass=NoPublicConstructor):
         return f"<EventWaiter on {self._channel!r}>"
 
 
-def expecting(router: Router, permits: Permits, interest: Interest) -> EventChannel:
+def expecting(
+    router: Router, permits: Permits, interest: Interest, history: History | None = None
+) -> EventChannel:
     """A channel of the events that match and are accepted from now on. Not a checkpoint.
 
-    Closing it is the caller's business.
+    If there is a history, those come first that it has kept. Closing it is the caller's business.
     """
     router.core.door.check_run()
     router.core.door.check_open()
     permits.check_subscribe(interest.system)
     router.core.door.check_open()  # whatever the policy has done
+    source = source_of(history, router.core)
+    max_unread = _MAX_UNREAD + (0 if source is None else source.max_events)
     reserve_stack(more=10)  # so that there is room to close it
     with router.core.notices:
-        waiter = router.open_waiter(interest, caller(), _MAX_UNREAD)
+        waiter = router.open_waiter(interest, caller(), max_unread, source)
         channel: EventChannel = EventChannel._create(waiter)
         return channel
 
@@ -97,11 +102,12 @@ class Expecting(AbstractAsyncContextManager[EventWaiter, None]):
     _router: Router
     _permits: Permits
     _interest: Interest
+    _history: History | None
     _channel: EventChannel = attrs.field(init=False)
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> EventWaiter:
-        self._channel = expecting(self._router, self._permits, self._interest)
+        self._channel = expecting(self._router, self._permits, self._interest, self._history)
         try:
             await trio.lowlevel.checkpoint()
         except BaseException:
