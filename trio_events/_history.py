@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import MutableMapping
+from collections import OrderedDict, deque
+from collections.abc import MutableMapping, MutableSequence
 from functools import partial
 from operator import itemgetter
 from types import TracebackType
@@ -23,8 +23,14 @@ from ._no_public_constructor import NoPublicConstructor
 _QUIET: Final = 1.0
 """Seconds without an eviction after which an episode of evictions can end."""
 
-_Key: TypeAlias = tuple[str, str, str] | int
-"""The system, kind and path of events, or the number of an event."""
+_Key: TypeAlias = tuple[str, str, str] | None
+"""The system, kind and path of events; None if these don't matter."""
+
+_Line: TypeAlias = MutableSequence[tuple[int, Event]]
+"""Kept events with the same key, each with its number in the order of sending."""
+
+_MAX_LIST: Final = 64
+"""Events up to which a line is a list, as a deque takes 0.7 KiB even for one event."""
 
 
 @final
@@ -71,49 +77,45 @@ class HistoryActor:
 
     closed: bool = attrs.field(default=False, init=False)
     matched: int = attrs.field(default=0, init=False)
-    replaced: int = attrs.field(default=0, init=False)
+    kept: int = attrs.field(default=0, init=False)
     evicted: int = attrs.field(default=0, init=False)
     forgotten: int = attrs.field(default=0, init=False)
-    # For each key the events that are kept, each with its number in the order of sending. The key
-    # that was sent to least recently is the first. If paths don't matter, each event has its own.
-    # A list for each, since a deque takes 0.7 KiB, even for one event.
-    _lines: OrderedDict[_Key, list[tuple[int, Event]]] = attrs.field(
-        factory=OrderedDict, init=False
-    )
+    # The key that was sent to least recently is the first. No line is empty.
+    _lines: OrderedDict[_Key, _Line] = attrs.field(factory=OrderedDict, init=False)
     _latest_eviction: float | None = attrs.field(default=None, init=False)  # of this episode
     _evicted_before: int = attrs.field(default=0, init=False)  # that episode
 
     @property
-    def kept(self) -> int:
-        """How many events are kept."""
-        return self.matched - self.replaced - self.evicted - self.forgotten
+    def replaced(self) -> int:
+        """How many events had to go because enough newer ones are kept."""
+        return self.matched - self.kept - self.evicted - self.forgotten
 
     # For the router
 
     def deliver(self, events: list[Event]) -> None:
         """Keep events that match, and let others go for them."""
-        lines, per_path, kept, evicted = self._lines, self.per_path, self.kept, self.evicted
+        # In one piece, because it is in the way of every event.
+        lines, per_path = self._lines, self.per_path
+        limit = self.max_events if per_path is None else per_path
         gone: list[object] = []
+        evicted = self.evicted
         for number, event in enumerate(events, self.matched + 1):
-            key = number if per_path is None else (event.system, event.kind, event.path)
+            self.matched = number  # at each event, so that the counters are right at any instant
+            key = None if per_path is None else (event.system, event.kind, event.path)
             line = lines.get(key)
             if line is None:
-                line = lines[key] = []
+                line = lines[key] = [] if limit <= _MAX_LIST else deque()
             else:
                 lines.move_to_end(key)
             line.append((number, event))
-            if per_path is not None and len(line) > per_path:
-                gone.append(line.pop(0))
-                self.replaced += 1
-            elif kept < self.max_events:
-                kept += 1
+            if len(line) > limit:
+                gone.append(line[0])
+                del line[0]
+            elif self.kept < self.max_events:
+                self.kept += 1
             else:
                 gone.append(self._pop_oldest())
-                if per_path is None:  # that is what was asked for
-                    self.replaced += 1
-                else:
-                    self.evicted += 1
-        self.matched += len(events)
+                self.evicted += 1
         self.core.notices.keep(gone)
         if self.evicted > evicted:
             self._note_eviction(evicted)
@@ -122,7 +124,8 @@ class HistoryActor:
         """Remove the oldest event of the key that was sent to least recently."""
         key = next(iter(self._lines))
         line = self._lines[key]
-        oldest = line.pop(0)
+        oldest = line[0]
+        del line[0]
         if not line:
             del self._lines[key]
         return oldest
@@ -156,10 +159,8 @@ class HistoryActor:
 
     def last(self, key: tuple[str, str, str]) -> Event | None:
         """The newest event of a system, a kind and a path."""
-        if self.per_path is not None:
-            line = self._lines.get(key)
-            return line[-1][1] if line else None
-        for event in reversed(self.matching(self.interest)):
+        line = self._lines.get(None if self.per_path is None else key, ())
+        for _, event in reversed(line):
             if (event.system, event.kind, event.path) == key:
                 return event
         return None
@@ -167,10 +168,18 @@ class HistoryActor:
     def forget(self, path: str) -> None:
         """Keep no event of this path that has been routed."""
         with self.core.notices:
-            lines = self._lines
-            keys = [key for key, line in lines.items() if line[0][1].path == path]
-            gone = [entry for key in keys for entry in lines.pop(key)]
-            self.forgotten += len(gone)
+            gone: list[object] = []
+            for key, line in list(self._lines.items()):
+                kept = [entry for entry in line if entry[1].path != path]
+                if len(kept) == len(line):
+                    continue
+                gone += line
+                self.forgotten += len(line) - len(kept)
+                self.kept -= len(line) - len(kept)
+                line.clear()
+                line.extend(kept)
+                if not kept:
+                    del self._lines[key]
             self.core.notices.keep(gone)
             latest = self._latest_eviction
             if (

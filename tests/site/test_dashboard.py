@@ -44,12 +44,13 @@ async def test_a_late_browser_gets_the_state_and_a_slow_one_the_newest_of_each_r
         with Browser() as slow, Browser() as late:
             async with events.open_event_bus() as bus:
                 watch = partial(dashboard.watch, await bus.open_history("heating"))
-                nursery.start_soon(watch, {"type": "http"}, slow.receive, slow.send)
+                connections = [(each.receive, each.send) for each in (slow, late)]
+                nursery.start_soon(watch, {"type": "http"}, *connections[0])
                 await wait_all_tasks_blocked()
                 for number in range(1000):
                     await bus.send("heating", "temperature.set", f"/{number % 2}", number)
                 late.reads.set()
-                nursery.start_soon(watch, {"type": "http"}, late.receive, late.send)
+                nursery.start_soon(watch, {"type": "http"}, *connections[1])
                 await wait_all_tasks_blocked()
                 assert shown(late) == [["/0", 998], ["/1", 999]]
                 await bus.send("heating", "temperature.set", "/0", 1000)
