@@ -217,8 +217,10 @@ class Buffer:
         newest = self._newest
         later = self.front[::-1]
         self.front.clear()
-        while len(newest) + len(later) < self.max_buffer_size:
-            later += self._rx.receive_nowait()
+        while self._stored > len(newest):
+            events = self._rx.receive_nowait()
+            self._stored -= len(events)
+            later += events
         gone: list[Event] = []
         for each in (*later, event):
             key = each.system, each.kind, each.path
