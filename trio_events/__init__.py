@@ -6,8 +6,12 @@ from ._ambient import (
     is_wanted,
     on,
     open_history,
+    reply,
     request,
     send,
+    serve,
+    start,
+    start_soon,
     subscribe,
     use,
     wait_for,
@@ -24,16 +28,17 @@ from ._errors import (
     NoBusError,
     NoSubscribersError,
     PolicyDeniedError,
+    RequestFailedError,
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
 from ._event import Event
 from ._handlers.registration import HandlerSet
-from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
+from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._history import History, HistoryStatistics
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
-from ._requests import EventWaiter
+from ._requests import EventWaiter, Reject
 from ._subscription import (
     EventBatches,
     EventChannel,
@@ -76,7 +81,9 @@ __all__ = [
     "Policy",
     "PolicyDeniedError",
     "Propagate",
-    "Restart",
+    "Reject",
+    "RequestFailedError",
+    "Retry",
     "RulePolicy",
     "Subscription",
     "SubscriptionLimitError",
@@ -88,8 +95,12 @@ __all__ = [
     "on",
     "open_event_bus",
     "open_history",
+    "reply",
     "request",
     "send",
+    "serve",
+    "start",
+    "start_soon",
     "subscribe",
     "use",
     "wait_for",

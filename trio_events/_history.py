@@ -66,7 +66,7 @@ class HistoryActor:
     step, so that destructors of events find it complete.
     """
 
-    is_subscriber: ClassVar = False
+    holder: ClassVar[None] = None  # nothing answers requests here
     interest: Interest
     per_path: int | None
     max_events: int

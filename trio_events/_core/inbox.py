@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import ClassVar, Protocol, TypeAlias, final
+from typing import Protocol, TypeAlias, final
 
 import attrs
 import trio
 
 from .._event import Event
 from .._names.interest import Interest
+from .pending import Addressee
 
 
-class Recipient(Hashable, Protocol):
+class Recipient(Addressee, Protocol):
     """What the routing table leads to, such as a subscription."""
-
-    is_subscriber: ClassVar[bool]
-    """Whether somebody reads its events, and may answer them. A history only keeps them."""
 
     closed: bool
     """Whether it wants no event that is accepted from now on."""
