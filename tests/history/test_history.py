@@ -27,6 +27,7 @@ from trio_events import (
     NoBusError,
     NoSubscribersError,
     PolicyDeniedError,
+    RequestFailedError,
     RulePolicy,
     open_event_bus,
 )
@@ -406,6 +407,42 @@ async def test_a_history_is_no_subscription(autojump_clock: MockClock) -> None:
         with pytest.raises(NoSubscribersError):
             await bus.request("a", "k", "/x")
         await bus.subscribe("a", history=history)
+
+
+async def test_who_gets_a_request_from_a_history_may_answer_it(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        history = await bus.open_history("a")
+        asked = await bus.subscribe("a")
+        await bus.send("a", "k", "/no request")
+        replies: list[Event] = []
+
+        @nursery.start_soon
+        async def _() -> None:
+            replies.append(await bus.request("a", "ask", "/1"))
+
+        await wait_all_tasks_blocked()
+        late = await bus.subscribe("a", history=history)
+        asked.channel().close()
+        [_, request] = [await late.receive() for _ in range(2)]
+        await trio.sleep(5)
+        assert not replies
+        await bus.reply(request, "late")
+        await wait_all_tasks_blocked()
+        assert [reply.data for reply in replies] == ["late"]
+
+
+async def test_a_request_that_only_a_history_has_fails(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        await bus.open_history("a")
+        asked = await bus.subscribe("a")
+
+        @nursery.start_soon
+        async def _() -> None:
+            with pytest.raises(RequestFailedError):
+                await bus.request("a", "ask", "/1")
+
+        await wait_all_tasks_blocked()
+        asked.channel().close()
 
 
 async def test_opening_a_history_needs_the_permission_to_subscribe(

@@ -357,6 +357,14 @@ class PendingRequests:
 
     # For subscriptions
 
+    def hand_on(self, events: Iterable[Event], holder: Holder | None) -> None:
+        """A subscription gets these from a history: it may see to replies, if they are requests."""
+        if self._pending and holder is not None:
+            for event in events:
+                request = self.known.get(id(event))
+                if request is not None and request.holders is not None:
+                    request.holders.setdefault(holder, Held.UNREAD)
+
     def let_go(self, events: Iterable[Event], holder: Holder) -> None:
         """A subscription will not see to replies to these, if they are requests."""
         if self._pending:

@@ -173,14 +173,20 @@ class Router:
 
     def _register(self, message: Subscribe | Unsubscribe) -> None:
         if isinstance(message, Subscribe):
-            if message.source is not None and (kept := message.source.matching(message.interest)):
-                message.recipient.deliver(kept)
+            if message.source is not None:
+                self._hand_on(message.source.matching(message.interest), message.recipient)
             self.table.add(message.recipient, message.interest)
             return
         for interest in message.interests:
             self.table.remove(message.recipient, interest)
         if message.final:
             message.recipient.finish()
+
+    def _hand_on(self, events: list[Event], recipient: Recipient) -> None:
+        """Deliver events that were sent before the recipient was there."""
+        if events:
+            self.core.requests.hand_on(events, recipient.holder)
+            recipient.deliver(events)
 
     # What others want of it
 
