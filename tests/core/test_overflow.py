@@ -313,6 +313,18 @@ async def test_a_burst_ends_as_the_same_events_one_by_one(
         assert paths([event async for event in subscription]) == left
 
 
+async def test_latest_treats_a_burst_as_the_same_events_one_by_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=3, overflow=Overflow.LATEST)
+        send_burst(bus, "/1", "/1", "/1", "/1", "/2", "/2", "/3")
+        await wait_all_tasks_blocked()
+        # The fourth leaves one of the first four, and the seventh one of the three that follow.
+        assert_books(subscription, queued=3, superseded=4)
+        assert drain(subscription.channel()) == ["/1", "/2", "/3"]
+
+
 async def test_a_burst_that_overflows_closes_with_the_first_events_buffered(
     autojump_clock: MockClock,
 ) -> None:
