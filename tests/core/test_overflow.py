@@ -320,7 +320,7 @@ async def test_latest_treats_a_burst_as_the_same_events_one_by_one(
         subscription = await bus.subscribe("a", max_buffer_size=3, overflow=Overflow.LATEST)
         send_burst(bus, "/1", "/1", "/1", "/1", "/2", "/2", "/3")
         await wait_all_tasks_blocked()
-        # The fourth leaves one of the first four, and the seventh one of the three that follow.
+        # The fourth leaves one /1 of four; then there is room, until the last leaves one /2 of two.
         assert_books(subscription, queued=3, superseded=4)
         assert drain(subscription.channel()) == ["/1", "/2", "/3"]
 
