@@ -62,8 +62,8 @@ class HistoryStatistics:
 class HistoryActor:
     """What the router hands the events of a history to.
 
-    It needs no task, because nothing about it can wait. All of its methods are called within a
-    step, so that destructors of events find it complete.
+    It needs no task, because nothing about it can wait. It changes within steps only, so that
+    destructors of events find it complete.
     """
 
     holder: ClassVar[None] = None  # nothing answers requests here
