@@ -120,6 +120,11 @@ class SubscriptionActor:
     _alarm: float = attrs.field(default=math.inf, init=False)  # when the task is to wake
 
     @property
+    def holder(self) -> SubscriptionActor:
+        """Itself: a request that goes to it may be answered."""
+        return self
+
+    @property
     def tasks_waiting_send(self) -> int:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length

@@ -48,7 +48,15 @@ class Holder(Hashable, Protocol):
         """Its patterns, and the line that subscribed."""
 
 
-HolderT = TypeVar("HolderT", bound=Holder)
+class Addressee(Hashable, Protocol):
+    """What events are routed to."""
+
+    @property
+    def holder(self) -> Holder | None:
+        """The subscription that a request goes to; None if nothing there could answer one."""
+
+
+AddresseeT = TypeVar("AddresseeT", bound=Addressee)
 
 
 class Held(enum.Enum):
@@ -288,7 +296,7 @@ class PendingRequests:
 
     # For the router
 
-    def see(self, event: Event, route: Route[HolderT]) -> bool:
+    def see(self, event: Event, route: Route[AddresseeT]) -> bool:
         """An event is routed: note where a request goes, or end the waits that it answers.
 
         Returns:
@@ -297,7 +305,8 @@ class PendingRequests:
         request = self.underway.pop(id(event), None)
         if request is not None:
             if request.event is event:
-                request.holders = dict.fromkeys(route.recipients(event.path), Held.UNREAD)
+                holders = (recipient.holder for recipient in route.recipients(event.path))
+                request.holders = dict.fromkeys(filter(None, holders), Held.UNREAD)
                 return False
             request.was_made_for_it = self._answer(request, event)
             return request.was_made_for_it
@@ -347,6 +356,14 @@ class PendingRequests:
         )
 
     # For subscriptions
+
+    def hand_on(self, events: Iterable[Event], holder: Holder | None) -> None:
+        """A subscription gets these from a history: it may see to replies, if they are requests."""
+        if self._pending and holder is not None:
+            for event in events:
+                request = self.known.get(id(event))
+                if request is not None and request.holders is not None:
+                    request.holders.setdefault(holder, Held.UNREAD)
 
     def let_go(self, events: Iterable[Event], holder: Holder) -> None:
         """A subscription will not see to replies to these, if they are requests."""
