@@ -67,10 +67,10 @@ class Model:
             self.hand_over()  # a reader does not wait for the actor's turn
 
     def settle(self) -> None:
-        self.hand_over()  # nothing is held while there is room
+        if 2 * len(self.buffer) <= self.size:  # by many
+            self.hand_over()
 
     def put(self, event: Event) -> None:
-        self.hand_over()  # what was there first
         self.books["matched"] += 1
         if self.discarding:
             self.books["discarded"] += 1
@@ -110,6 +110,13 @@ def same(event: Event) -> Callable[[Event], bool]:
     return lambda other: (other.system, other.kind, other.path) == key
 
 
+def settle(delivered: list[Model]) -> None:
+    """Nothing more is delivered to these for now."""
+    for model in delivered:
+        model.settle()
+    delivered.clear()
+
+
 Pair = tuple[SubscriptionActor, Model]
 
 
@@ -132,8 +139,8 @@ class Core(RuleBasedStateMachine):
         target=subscriptions,
         system=st.sampled_from(sorted(PATTERNS)),
         kind=st.sampled_from([None, "k"]),
-        size=st.integers(1, 4),
-        overflow=st.sampled_from(Overflow),
+        size=st.integers(1, 8),
+        overflow=st.just(Overflow.BLOCK) | st.sampled_from(Overflow),
     )
     def subscribe(self, system: str, kind: str | None, size: int, overflow: Overflow) -> Pair:
         actor = self.router.make_subscription(Interest.of(system, kind), "test", size, overflow)
@@ -151,6 +158,12 @@ class Core(RuleBasedStateMachine):
     def send_nowait(self, system: str, kind: str, paths: list[str]) -> None:
         for path in paths:
             self.send_one(system, kind, path)
+
+    @rule(system=st.sampled_from(SYSTEMS), kind=st.sampled_from("kl"))
+    def fill_up(self, system: str, kind: str) -> None:
+        for _ in range(2):
+            self.send_nowait(system, kind, ["/1"] * INBOX_SIZE)
+            self.the_router_wakes()
 
     def send_one(self, system: str, kind: str, path: str) -> None:
         event = Event(system, kind, path, self.sent)
@@ -178,13 +191,17 @@ class Core(RuleBasedStateMachine):
 
     def route_model(self) -> None:
         inbox, self.inbox, self.messages = self.inbox, [], 0
+        delivered: list[Model] = []
         for message in inbox:
             if isinstance(message, Model):
+                settle(delivered)
                 message.ended = True
                 continue
             event, models = message
             for model in models:
                 model.put(event)
+                delivered.append(model)
+        settle(delivered)
         for _, model in self.pairs:
             if model.overflowed and model.in_force:
                 self.end_model(model)

@@ -185,7 +185,8 @@ class Buffer:
     @property
     def is_overfull(self) -> bool:
         """Whether so many events are held that nothing follows from taking one of `front`."""
-        return len(self.held) >= self.max_buffer_size and not self.half_empty
+        size = self.max_buffer_size
+        return len(self.held) >= size and 2 * (self.buffered - 1) > size
 
     @property
     def half_empty(self) -> bool:
@@ -230,6 +231,8 @@ class Buffer:
         gone: list[Event] = []
         match self.overflow:
             case Overflow.BLOCK:
+                if self.held:  # these come first, though there may be room
+                    room = 0
                 fitting = events[:room]
                 if self.held is _NOTHING:
                     self.held = deque()
