@@ -17,7 +17,7 @@ from .._names.interest import Interest
 from .buffer import Buffer, End, Key, Overflow, key_of
 from .door import Door
 from .inbox import Inbox, Unsubscribe
-from .notices import LossBegan, LossEnded, Notices, SendersStalled
+from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
 from .pace import Pace
 from .pending import PendingRequests
 from .pending import Worker as TakesEvents
@@ -384,21 +384,17 @@ class SubscriptionActor:
 
         A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
         """
+        reserve_stack()
         readers = self.readers
         if readers is None:
             readers = self.readers = OrderedDict()
         reader = Reader(max_size, readers)
         readers[reader] = None
-        try:
-            if not self.buffer.is_dry and readers.pop(reader, reader) is None:
-                # A destructor has closed the bus, between the look at the buffer and this one.
-                return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
-            reader.task.custom_sleep_data = self  # what it waits for, as long as it does
-            await trio.lowlevel.wait_task_rescheduled(reader.abort)
-        finally:
-            # Both are as after a wait already, unless the stack had no room for one.
-            readers.pop(reader, None)
-            reader.task.custom_sleep_data = None
+        if not self.buffer.is_dry and readers.pop(reader, reader) is None:
+            # A destructor has closed the bus, between the look at the buffer and this one.
+            return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
+        reader.task.custom_sleep_data = self  # what it waits for, as long as it does
+        await trio.lowlevel.wait_task_rescheduled(reader.abort)
         self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
         return reader.events
