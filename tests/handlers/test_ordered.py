@@ -72,6 +72,24 @@ async def test_a_path_is_handled_in_order_and_holds_up_no_other(
         await gates.release("a5", "b3")
 
 
+async def test_a_busy_path_holds_up_no_event_that_did_not_fit(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        gates = Gates()
+        subscription = await bus.on(gates, "s", concurrency=2, ordered=True, max_buffer_size=8)
+        await send(bus, "a0", "b0")  # both tasks are busy
+        data = ["a1", "a2", "a3", "a4", "a5", "a6", "b1", "b2", "b3"]
+        for each in data:  # the router has no turn meanwhile, so the last one doesn't fit
+            bus.send_nowait("s", "k", each[0], each)
+        await wait_all_tasks_blocked()
+        assert subscription.statistics().held == 1
+        for each in ("b0", "b1", "b2"):
+            await gates.release(each)
+        assert gates.begun == ["a0", "b0", "b1", "b2", "b3"]
+        await gates.release("a0", *data)
+        assert gates.done[-6:] == ["a1", "a2", "a3", "a4", "a5", "a6"]
+        assert_books(subscription, delivered=11)
+
+
 async def test_paths_of_several_systems_are_not_the_same(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus:
         gates = Gates()

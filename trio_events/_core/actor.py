@@ -454,7 +454,7 @@ class SubscriptionActor:
         buffer, senders = self.buffer, self.core.senders
         if self._loss is not None:
             self._end_loss_if_over(self.core.clock())
-        if buffer.held and buffer.half_empty:  # by many: each time, a list is made
+        if buffer.wants_held:
             buffer.fit_held()
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])

@@ -185,8 +185,14 @@ class Buffer:
     @property
     def is_overfull(self) -> bool:
         """Whether so many events are held that nothing follows from taking one of `front`."""
-        size = self.max_buffer_size
-        return len(self.held) >= size and 2 * (self.buffered - 1) > size
+        readable = self._stored + len(self.front)
+        return len(self.held) >= self.max_buffer_size and 2 * (readable - 1) > self.capacity
+
+    @property
+    def wants_held(self) -> bool:
+        """Whether held events are to be put in: by many, and before there is nothing to read."""
+        # Not `half_empty`: what is set aside isn't there to be read, and must hold up no other.
+        return bool(self.held) and 2 * (self._stored + len(self.front)) <= self.capacity
 
     @property
     def half_empty(self) -> bool:
