@@ -12,16 +12,13 @@ from typing import Any, ClassVar, Final, TypeAlias, final
 import attrs
 import trio
 
-from ._core.actor import Core
+from ._core.actor import QUIET, Core
 from ._core.inbox import Recipient, Unsubscribe
 from ._core.notices import EvictionBegan, LossEnded
 from ._event import Event
 from ._names.interest import Interest
 from ._names.pattern import plain_name, plain_path
 from ._no_public_constructor import NoPublicConstructor
-
-_QUIET: Final = 1.0
-"""Seconds without an eviction after which an episode of evictions can end."""
 
 _Key: TypeAlias = tuple[str, str, str] | None
 """The system, kind and path of events; None if these don't matter."""
@@ -185,7 +182,7 @@ class HistoryActor:
             if (
                 latest is not None
                 and 2 * self.kept <= self.max_events
-                and self.core.clock() >= latest + _QUIET
+                and self.core.clock() >= latest + QUIET
             ):
                 self._end_episode()
 

@@ -24,7 +24,7 @@ from .pending import Worker as TakesEvents
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
 
-_QUIET: Final = 1.0
+QUIET: Final = 1.0
 """Seconds without a loss after which an episode of loss can end."""
 
 
@@ -473,7 +473,7 @@ class SubscriptionActor:
             self.must_settle = True
             buffer = self.buffer
             self.core.notices.add(LossBegan(self, buffer.unread, buffer.overflow.value))
-            self.set_alarm(now + _QUIET)
+            self.set_alarm(now + QUIET)
         self._loss.latest = now
         if self.buffer.end_reason is End.OVERFLOW:
             self.close()
@@ -481,8 +481,8 @@ class SubscriptionActor:
     def _end_loss_if_over(self, now: float) -> None:
         if self._loss is None:
             return
-        if now < self._loss.latest + _QUIET:
-            self.set_alarm(self._loss.latest + _QUIET)
+        if now < self._loss.latest + QUIET:
+            self.set_alarm(self._loss.latest + QUIET)
         elif self.buffer.half_empty:
             self._end_loss()
 

@@ -6,7 +6,7 @@ import enum
 import math
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from typing import Final, Protocol, TypeAlias, TypeVar, final
+from typing import Protocol, TypeAlias, TypeVar, final
 
 import attrs
 import trio
@@ -15,13 +15,10 @@ from .._errors import DeadlockError, RequestFailedError
 from .._event import Event
 from .._names.pattern import Pattern
 from .._names.routing import Route
-from .deadlock import next_look
+from .deadlock import gives_up, next_look
 from .door import Door
 from .notices import Notices, RequestsStalled
 from .readers import KnownReaders
-
-_SOON: Final = 600.0
-"""Seconds. A deadline beyond that is as good as none, as for sends."""
 
 
 class Worker(Protocol):
@@ -182,7 +179,7 @@ class PendingRequest:
 
     def gives_up(self, now: float) -> bool:
         """Whether the wait ends by itself, and soon enough to wait for that; or may do so."""
-        return self.deadline is None or now <= self.deadline < self.since + _SOON
+        return self.deadline is None or gives_up(self.deadline, self.since, now)
 
     def whereabouts(self) -> str:
         """Which subscriptions got it, and what they are doing, for people."""
