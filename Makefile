@@ -3,94 +3,111 @@
 PYTHON = python3
 SECONDS = 20
 VENV = .venv
-BIN = $(VENV)/bin
+SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN = $(VENV)/$(SCRIPTS)
 BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench bench-quick bench-against bench-growth instructions \
-	profile bench-routing bench-requests docs mutants format clean
+.PHONY: help demo test lint quick soak bench bench-quick bench-report bench-against bench-growth \
+	instructions profile bench-routing bench-requests docs mutants format clean
 
-help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
+help:  ## Show this list
+	@echo "Usage: make COMMAND. A command makes the environment it needs (.venv, .venv-bench) the first"
+	@echo "time, with the packages that pyproject.toml lists; nothing is installed anywhere else."
+	@awk -F ':.*## ' '/^## / { print "\n" substr($$0, 4) } \
+		/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
+## See it at work
+
+demo: $(VENV)/demo  ## Index a directory, the standard library by default: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(if $(DIR),"$$DIR")
 
-test: lint docs soak  ## Everything CI runs: these three, then the tests of the built wheel on every Python here
+## Check a change
+
+test: lint docs soak  ## Everything that CI runs: these three, then the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py
 
-lint: $(VENV)/dev  ## Check format, style, types, and the rules about trio
+lint: $(VENV)/dev  ## Check format, style, spelling, types, and the rules of trio
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell .
 	$(BIN)/mypy
-	PATH=$(abspath $(BIN)):$$PATH pyright tests/typing  # it asks the first Python on PATH
+	PATH="$$PWD/$(BIN):$$PATH" pyright tests/typing  # it asks the first Python on PATH
 	$(BIN)/flake8 trio_events tests examples benchmarks
 
-quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k name']
+quick: $(VENV)/dev  ## Run the tests on the source tree: make quick [ARGS='-k name']
 	$(BIN)/pytest $(ARGS)
 
-soak: $(VENV)/dev  ## Let random tasks loose on a bus, and see that nothing is left: make soak [SECONDS=20]
+soak: $(VENV)/dev  ## Run random tasks on one bus and check that nothing is left: make soak [SECONDS=20]
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
-
-bench: $(BENCH)/made $(NEWEST)/made  ## Measure the bus next to its peers, and write what the docs show (minutes)
-	$(BENCH)/bin/python -m benchmarks.run
-	$(NEWEST)/bin/python -m benchmarks.run --quick --table docs/benchmarks/newest.md
-
-bench-quick: $(BENCH)/made  ## Only the ratios that the bus wants to reach, in a minute
-	$(BENCH)/bin/python -m benchmarks.run --quick
-
-bench-against: $(BENCH)/made  ## The same scenarios of another commit in one run: make bench-against REV=...
-	$(BENCH)/bin/python -m benchmarks.against $(REV)
-
-bench-growth: $(BENCH)/made  ## Measure what grows with subscriptions, senders, readers (minutes)
-	$(BENCH)/bin/python -m benchmarks.growth
-
-instructions: $(BENCH)/made  ## Count the CPU instructions of an event: make instructions [REV=...]
-	$(BENCH)/bin/python -m benchmarks.instructions $(if $(REV),--against $(REV))
-
-profile: $(BENCH)/made  ## See where the time goes when ten subscribers read
-	$(BENCH)/bin/python -m benchmarks.profiling
-
-bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
-	$(BIN)/python benchmarks/routing.py
-
-bench-requests: $(VENV)/dev  ## Measure what a request costs while others are pending
-	$(BIN)/python benchmarks/requests.py
-
-mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an hour)
-	$(PIP) install --group mutants
-	$(BIN)/mutmut run
-	$(BIN)/mutmut results
 
 docs: $(VENV)/dev  ## Build the documentation: build/docs/html/index.html
 	$(BIN)/sphinx-build -M html docs build/docs --quiet --fresh-env --fail-on-warning --keep-going
 	@echo build/docs/html/index.html
 
-format: $(VENV)/dev  ## Let ruff format, and repair what it can
+format: $(VENV)/dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## Remove all that these commands made
+mutants: $(VENV)/dev  ## Find small changes of the core that no test notices (an hour)
+	$(PIP) install --group mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+clean:  ## Remove everything that these commands made
 	rm -rf $(VENV) $(BENCH) $(NEWEST) build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -r {} +
+
+## Measure
+
+bench: $(BENCH)/made $(NEWEST)/made  ## Compare with other libraries and rewrite the benchmark page (minutes)
+	$(BENCH)/bin/python -m benchmarks.run
+	$(NEWEST)/bin/python -m benchmarks.run --quick --table docs/benchmarks/newest.md
+
+bench-quick: $(BENCH)/made  ## Measure only the ratios that have a target, in a minute
+	$(BENCH)/bin/python -m benchmarks.run --quick
+
+bench-report: $(BENCH)/made  ## Draw the benchmark page again, from the figures measured last
+	$(BENCH)/bin/python -m benchmarks.report
+
+bench-against: $(BENCH)/made  ## Measure this commit and another one in one run: make bench-against REV=...
+	$(BENCH)/bin/python -m benchmarks.against $(REV)
+
+bench-growth: $(BENCH)/made  ## Measure what grows with subscriptions, senders, readers (minutes)
+	$(BENCH)/bin/python -m benchmarks.growth
+
+bench-routing: $(VENV)/dev  ## Measure routing and permissions
+	$(BIN)/python benchmarks/routing.py
+
+bench-requests: $(VENV)/dev  ## Measure a request while others are pending
+	$(BIN)/python benchmarks/requests.py
+
+instructions: $(BENCH)/made  ## Count the CPU instructions of an event: make instructions [REV=...]
+	$(BENCH)/bin/python -m benchmarks.instructions $(if $(REV),--against $(REV))
+
+profile: $(BENCH)/made  ## Show where the time goes when ten subscribers read
+	$(BENCH)/bin/python -m benchmarks.profiling
 
 # Each of these files marks a step that is done; pyproject.toml says what goes into it.
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"This is Python %d.%d, and 3.11 is needed: make PYTHON=..." % sys.version_info[:2])'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --upgrade pip
-	touch $@
+	@echo "Making $(VENV): once, about half a minute."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --upgrade pip
+	@touch $@
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
-	$(PIP) install --editable '.[examples]'
-	touch $@
+	@echo "Installing trio_events and what its examples use into $(VENV)."
+	@$(PIP) install --editable '.[examples]'
+	@touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(PIP) install --group tests --group lint --group docs
-	touch $@
+	@echo "Installing the tools of development into $(VENV): once, about a minute."
+	@$(PIP) install --group tests --group lint --group docs
+	@touch $@
 
 # On its own: the peers pull in much, and must not decide which versions the tests run with.
 # Once with the usual Python, and once with the newest one here, which may be the same.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+
+import trio_events
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "_ext"))
@@ -59,6 +63,22 @@ napoleon_numpy_docstring = False
 default_role = "py:obj"
 
 
+def undo_public_modules() -> None:
+    """Let each class name the module that defines it, where autodoc looks for its attributes."""
+    sources = {
+        name: inspect.getsource(module)
+        for name, module in sys.modules.items()
+        if name.startswith("trio_events.")
+    }
+    for name in trio_events.__all__:
+        for module, source in sources.items():
+            if re.search(rf"^class {name}\b", source, re.MULTILINE):
+                getattr(trio_events, name).__module__ = module
+
+
+undo_public_modules()
+
+
 def setup(app: Sphinx) -> None:
     """Connect what follows."""
     app.connect("missing-reference", find_public_name, priority=100)
@@ -81,7 +101,10 @@ def find_public_name(
     else:
         return None
     domain, doc = env.domains.python_domain, node["refdoc"]
-    return domain.resolve_xref(env, doc, app.builder, "obj", target, node, content)
+    reference = domain.resolve_xref(env, doc, app.builder, "obj", target, node, content)
+    if reference is not None:
+        reference["reftitle"] = target  # what hovering shows
+    return reference
 
 
 def accept_plain_code(

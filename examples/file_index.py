@@ -1,8 +1,8 @@
 """Index the files under a directory: how many of each suffix, the largest, the duplicates.
 
-One task walks the directory and sends an event for each file. Who needs what about the files is
-not its business: the three parts of the index, and the progress bar too, are independent
-subscribers. None of them misses an event, and the walk waits for the slowest.
+One task walks the directory and sends an event for each file. It doesn't know who uses them:
+the three parts of the index and the progress bar are independent subscribers. None of them misses
+an event, and the walk waits for the slowest.
 
 Symbolic links are neither followed nor indexed, nor is anything else that is not a regular file.
 Empty files are not duplicates of each other; hard links to one file are.
@@ -45,6 +45,10 @@ from trio_events import Event, EventBus, Subscription, open_event_bus
 
 FOUND = "file.found"  # system: fs.<suffix>; path: the file; data: its size in bytes
 SCANNED = "directory.scanned"  # system: fs; path: the directory; data: how many are in it
+
+INTRODUCTION = """\
+One task walks the directory and sends an event for each file. Four subscribers receive them:
+they count the suffixes, rank the sizes, compare contents, and show the progress."""
 
 TOP = 10  # rows of each list that is printed
 MAX_SUFFIX = 32  # characters; what is longer is no suffix, just a long name with a dot
@@ -368,7 +372,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     exit_code = 0
     try:
-        print(f"Index of {printable(str(root))}", flush=True)
+        print(f"Index of {printable(str(root))}", INTRODUCTION, sep="\n", flush=True)
         report = trio.run(partial(index, root, progress=choose_progress()))
         print("", *table(report, root), sep="\n")
     except* KeyboardInterrupt:

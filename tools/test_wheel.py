@@ -28,6 +28,8 @@ BUILD = ROOT / "build"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PACKAGE = PROJECT["name"].replace("-", "_")
 
+SCRIPTS = "Scripts" if os.name == "nt" else "bin"  # of a virtual environment
+
 # The tests run in ROOT, where the source tree lies too. Safe path keeps it off sys.path, there
 # and in every process that the tests start.
 ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -76,7 +78,7 @@ def main() -> None:
 def cover(venv: Path) -> str:
     """Run the tests and see which branches of the package they take."""
     tested = pytest(venv, "coverage", "run", "-m")
-    return run(venv / "bin/python", "-m", "coverage", "report") + tested
+    return run(venv / SCRIPTS / "python", "-m", "coverage", "report") + tested
 
 
 def test(python: str, name: str, *requirements: str) -> str:
@@ -122,7 +124,7 @@ def install_wheel(python: str, name: str, *requirements: str) -> Path:
     venv = BUILD / name
     (wheel,) = BUILD.glob("*.whl")
     run(python, "-m", "venv", "--without-pip", venv)  # this Python's pip can install there
-    pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python")
+    pip = (sys.executable, "-m", "pip", "--python", venv / SCRIPTS / "python")
     run(*pip, "install", "-qq", "--group=tests", f"{wheel}[examples]", *requirements)
     return venv
 
@@ -133,7 +135,7 @@ def verify_types(venv: Path) -> None:
     command = [pyright, "--verifytypes", PACKAGE, "--ignoreexternal", "--outputjson"]
     # pyright asks the first Python on PATH where packages are. (--pythonpath follows the link
     # out of the environment, to the Python that it was made with.)
-    environ = ENVIRON | {"PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    environ = ENVIRON | {"PATH": f"{venv / SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
     output = subprocess.run(command, cwd=venv, env=environ, stdout=subprocess.PIPE, check=False)
     report = json.loads(output.stdout)
     types = report["typeCompleteness"]
@@ -153,7 +155,7 @@ def verify_types(venv: Path) -> None:
 
 def pytest(venv: Path, *runner: str) -> str:
     """Run the tests in an environment, having made sure that they get the wheel."""
-    python = venv / "bin/python"
+    python = venv / SCRIPTS / "python"
     where = f"import sys, {PACKAGE} as p; assert p.__file__.startswith(sys.prefix), p.__file__"
     run(python, "-c", where)
     return run(python, "-m", *runner, "pytest", "--quiet")

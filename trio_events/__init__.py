@@ -1,5 +1,8 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import get_type_hints as _get_type_hints
+
 from ._ambient import (
     expect,
     include,
@@ -105,3 +108,24 @@ __all__ = [
     "use",
     "wait_for",
 ]
+
+if _TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """Look up the version only when it is needed: importlib.metadata is slow to import."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version  # noqa: PLC0415  # see above
+
+        return version("trio-events")
+
+
+# Tracebacks, `repr` and pickles show `trio_events.X`, which can be imported, and not the file.
+for _name in __all__:
+    _value = globals()[_name]
+    if isinstance(_value, type):  # its annotations are texts that refer to names in that file
+        _value.__annotations__ = _get_type_hints(_value, include_extras=True)
+    _value.__module__ = __name__
+del _name, _value

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import sys
 import unicodedata
 from collections.abc import Sequence
+from importlib import metadata
 
 from ._names.errors import InvalidEventError, InvalidPatternError
 from ._names.pattern import Pattern, plain_name
@@ -19,9 +21,10 @@ Names and patterns are segments with dots between them. In a pattern, a segment 
   orders    that segment       *     exactly one segment, any
   (eu|us)   one of those       **    zero or more segments, anywhere
 A name that begins with $ is matched only by a pattern that begins with a literal or with (...).
-At most 16 segments, 512 characters, 64 alternatives. Quote patterns, for the shell's sake.
+At most 16 segments, 512 characters, 64 alternatives. Put quotes around patterns, or the shell
+expands them.
 
-The exit status is 0 for yes, 1 for no, and 2 if it is no question.
+The exit status is 0 for yes, 1 for no, and 2 if the question isn't valid.
 """
 
 
@@ -29,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Answer one question on stdout.
 
     Args:
-      arguments: The words of the command; None is those of this process.
+      arguments: The command line without the program; None takes that of this process.
 
     Returns:
-      The exit status: 0 is yes, 1 is no, 2 is a bad pattern or a bad name, explained on stderr.
+      The exit status: 0 for yes, 1 for no, 2 for an invalid pattern or name, explained on stderr.
 
     Raises:
-      SystemExit: If the words make no command (status 2), or ask for help.
+      SystemExit: If the command line isn't valid (status 2), or asks for help or the version.
     """
     words = _parser().parse_args(arguments)
     try:
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(answer: str) -> None:
-    """Print the answer if anybody takes it. If not, the exit status still tells."""
+    """Print the answer. If stdout can't be written to, the exit status still has it."""
     if sys.stdout is None:  # it was closed when the process started
         return
     # A terminal or a file may not take every character of a witness.
@@ -94,13 +97,19 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_GRAMMAR,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    versions = [
+        *(f"{name} {metadata.version(name)}" for name in ("trio-events", "trio", "attrs")),
+        f"{platform.python_implementation()} {platform.python_version()}",
+        platform.system(),
+    ]
+    parser.add_argument("--version", action="version", version=", ".join(versions))
     questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
     match = questions.add_parser("match", help="does PATTERN match NAME?")
     match.add_argument("pattern", metavar="PATTERN")
     match.add_argument("name", metavar="NAME", help="may begin with $")
     for question, explained in [
-        ("covers", "does A match every name that B matches? If not, say one that it misses"),
-        ("overlaps", "is there a name that both A and B match? If so, say one"),
+        ("covers", "does A match every name that B matches? If not, print one that it misses"),
+        ("overlaps", "is there a name that both A and B match? If so, print one"),
     ]:
         asked = questions.add_parser(question, help=explained, description=explained)
         asked.add_argument("a", metavar="A")

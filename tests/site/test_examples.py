@@ -24,6 +24,11 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 ORDERS, FILE_INDEX = EXAMPLES / "orders.py", EXAMPLES / "file_index.py"
 CHECKOUT = EXAMPLES / "checkout.py"
 
+INTRODUCTION = """\
+One task walks the directory and sends an event for each file. Four subscribers receive them:
+they count the suffixes, rank the sizes, compare contents, and show the progress."""
+"""What file_index.py does, in its own words, printed before it begins."""
+
 Row: TypeAlias = tuple[str, str, str]
 """What stands in the three columns of a line of the table: count, bytes, text."""
 
@@ -263,7 +268,9 @@ def test_file_index_says_of_a_strange_tree_what_is_there(tmp_path: Path) -> None
 
     stdout = output(FILE_INDEX, tmp_path)
 
-    assert stdout.startswith(f"Index of {tmp_path}\n\n     count            bytes\n")
+    assert stdout.startswith(
+        f"Index of {tmp_path}\n{INTRODUCTION}\n\n     count            bytes\n"
+    )
     assert table(stdout) == expected(tmp_path, systems, names)
     assert output(FILE_INDEX, tmp_path, PYTHONIOENCODING="ascii").isascii()
 
@@ -279,7 +286,7 @@ def test_file_index_prints_a_line_now_and_then_and_cuts_long_lists(tmp_path: Pat
         (tmp_path / f"{number}.{number}").write_text("the same")
     patch = "import file_index; file_index.LINE_EVERY = 5"
     stdout = output("-c", patched(patch), tmp_path)
-    assert stdout.startswith(f"Index of {tmp_path}\n5 files ...\n10 files ...\n\n")
+    assert stdout.startswith(f"Index of {tmp_path}\n{INTRODUCTION}\n5 files ...\n10 files ...\n\n")
     assert table(stdout) == expected(tmp_path)
     assert stdout.count("  and 4 more\n") == 1
     assert stdout.count("  and 3 more\n") == 1
@@ -394,7 +401,7 @@ def test_ctrl_c_ends_file_index_even_while_a_thread_hangs(tmp_path: Path) -> Non
     done = run("-c", patched(INTERRUPT_AND_HANG), tmp_path)
     assert done.returncode == 130
     assert done.stderr == "Interrupted.\n"
-    assert done.stdout == f"Index of {tmp_path}\n"
+    assert done.stdout == f"Index of {tmp_path}\n{INTRODUCTION}\n"
 
 
 def test_ctrl_c_ends_file_index_even_if_these_tests_run_where_it_is_ignored(tmp_path: Path) -> None:
