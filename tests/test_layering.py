@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import trio_events
 
 PACKAGE = Path(trio_events.__file__).parent
@@ -37,6 +39,7 @@ LAYERS = [
     {"_supervisor"},
     {"_ambient"},
     {"__init__"},
+    {"_strategies"},
     {"testing", "__main__"},
 ]
 METHODS = {"_names.pattern", "_names.relations"}
@@ -94,12 +97,13 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
         for module in sorted(layer):
             _, outer = imports(module)
             allowed = {"trio", "attrs"} | {
-                "testing": {"hypothesis"},
+                "_strategies": {"hypothesis"},
                 "_event": {"typing_extensions"},  # for type checkers, which bring it along
             }.get(module, set())
             assert outer - sys.stdlib_module_names <= allowed, module
 
 
-def test_importing_the_package_imports_neither_hypothesis_nor_pytest() -> None:
-    code = "import sys, trio_events; sys.exit(not sys.modules.keys().isdisjoint(sys.argv[1:]))"
+@pytest.mark.parametrize("module", ["trio_events", "trio_events.testing"])
+def test_importing_the_package_imports_neither_hypothesis_nor_pytest(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(not sys.modules.keys().isdisjoint(sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", code, "hypothesis", "pytest"], timeout=60, check=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, NoReturn, final
 
@@ -20,6 +21,11 @@ from ._handlers.staff import Staff, is_cancelled
 from ._handlers.supervision import check_seconds
 from ._names.permits import Permits
 from ._names.policy import Policy
+
+opening_hooks: ContextVar[tuple[Callable[[EventBus], None], ...]] = ContextVar(
+    "trio_events.opening_hooks", default=()
+)
+"""Functions that are called with each bus when it has been opened: see `trio_events.testing`."""
 
 
 @final
@@ -167,6 +173,8 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
                 options.slow_handler_after,
                 options.on_dead_letter,
             )
+            for hook in opening_hooks.get():
+                hook(bus)
             token = current_bus.set(bus)
             try:
                 yield bus

@@ -1,46 +1,65 @@
-"""For the tests of applications: what a subscription receives, and names and patterns to try.
+"""Tools for the tests of applications: recorders, Hypothesis strategies, a reference matcher.
 
-`record` and `Recorder` collect events and compare them with readable differences. The hypothesis
-strategies draw names, patterns and events, awkward ones too, and `reference_matches` says in the
-plainest way what a pattern matches. Needs hypothesis: `pip install 'trio-events[testing]'`.
+`record` collects what a subscription receives and compares it with readable differences.
+`record_opened_buses` does so for buses that the code under test opens. The strategies draw names,
+patterns and events, including awkward ones. Only they need Hypothesis:
+`pip install 'trio-events[testing]'`.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Callable, Sequence
-from typing import TypeAlias, final
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import attrs
 import trio
 
-from ._bus import EventBus
+from ._bus import ANYBODY, EventBus
 from ._core.buffer import Overflow
 from ._event import Event
+from ._names.pattern import ExactPath
+from ._names.permits import Permits
+from ._origin import caller
 from ._subscription import Subscription
-
-try:
-    from hypothesis import strategies as st
-except ModuleNotFoundError as _error:
-    raise ImportError(
-        "trio_events.testing needs hypothesis: pip install 'trio-events[testing]'"
-    ) from _error
+from ._supervisor import opening_hooks
+from ._terms import Terms
 
 __all__ = [
     "Expected",
     "Recorder",
-    "events",
     "matching_pairs",
     "names",
     "patterns",
     "record",
+    "record_opened_buses",
     "reference_matches",
+    "sendable_events",
 ]
+
+if TYPE_CHECKING:
+    from ._strategies import matching_pairs, names, patterns, sendable_events
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the strategies when one is used: recorders don't need Hypothesis."""
+        if name not in {"matching_pairs", "names", "patterns", "sendable_events"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return getattr(import_module("._strategies", __package__), name)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"{__name__}.{name} needs Hypothesis: pip install 'trio-events[testing]'"
+            ) from error
+
 
 # ------------------------------------------------------------------------------------- recording
 
 Expected: TypeAlias = Sequence[Event] | Sequence[tuple[str, str, str]] | Sequence[str]
-"""Events; or of each one only `(system, kind, path)`; or only the path."""
+"""Events; or only the `(system, kind, path)` of each; or only the path of each."""
 
 
 @final
@@ -48,28 +67,32 @@ Expected: TypeAlias = Sequence[Event] | Sequence[tuple[str, str, str]] | Sequenc
 class Recorder:
     """Collects what a subscription receives, without a task of its own.
 
-    It reads the subscription's channel whenever it is asked, so nobody else should. Events have
-    arrived when the bus has nothing left to do: after `await wait_all_tasks_blocked()`, or after
-    the block of the bus.
+    It reads the subscription's channel when you ask it for events, so don't read the channel
+    elsewhere. An event has arrived once the bus has routed it: await `wait_for_events`, or leave
+    the block of the bus, before you check.
 
     Args:
-      subscription: What to read; see `record` for a short way to make one.
+      subscription: The subscription to read. `record` makes a recorder with one of its own.
     """
 
     subscription: Subscription
-    """Where the events come from. Closing it ends the recording."""
+    """The source of the events. Close it to end the recording."""
 
     _events: list[Event] = attrs.field(factory=list, init=False)
+    _is_waiting: bool = attrs.field(default=False, init=False)
 
     @property
     def events(self) -> list[Event]:
-        """All events that have arrived, in order, as a list of the caller's own.
+        """A new list of all events that have arrived since the last `clear`, in order.
 
         Not a checkpoint.
 
         Raises:
           SubscriptionOverflowError: If the subscription has `Overflow.CLOSE` and was full.
+          trio.BusyResourceError: If another task is in `wait_for_events`.
         """
+        if self._is_waiting:
+            raise trio.BusyResourceError("another task is in wait_for_events of this recorder")
         channel = self.subscription.channel()
         while True:
             try:
@@ -78,9 +101,39 @@ class Recorder:
                 return self._events.copy()
 
     def clear(self) -> None:
-        """Forget what has arrived so far. Not a checkpoint."""
+        """Forget the events that have arrived so far. Not a checkpoint."""
         self._events = self.events
         self._events.clear()
+
+    async def wait_for_events(self, count: int) -> list[Event]:
+        """Wait until at least this many events have arrived since the last `clear`.
+
+        A checkpoint, always. Cancel-safe: if cancelled, no event was lost.
+
+        Args:
+          count: The number of events.
+
+        Returns:
+          All events that have arrived, as `events` does. There can be more than `count`.
+
+        Raises:
+          AssertionError: If the subscription ended before that.
+          SubscriptionOverflowError: As `events`.
+          trio.BusyResourceError: As `events`.
+        """
+        __tracebackhide__ = True  # pytest then shows the line that called
+        await trio.lowlevel.checkpoint()
+        while len(self.events) < count:
+            self._is_waiting = True
+            try:
+                self._events.append(await self.subscription.receive())
+            except trio.EndOfChannel:
+                raise AssertionError(
+                    _listed(f"expected {count} events; the subscription ended after", self._events)
+                ) from None
+            finally:
+                self._is_waiting = False
+        return self.events
 
     def assert_received(self, expected: Expected) -> None:
         """Check that exactly these events have arrived since the last `clear`, in this order.
@@ -88,15 +141,16 @@ class Recorder:
         Not a checkpoint.
 
         Args:
-          expected: Events, which must be equal with their data; or tuples `(system, kind, path)`;
-            or paths. All of one form.
+          expected: Events, which must be equal including their data; or tuples
+            `(system, kind, path)`; or paths. All of one form.
 
         Raises:
-          AssertionError: If other events have arrived; with a unified diff, one event a line.
-          TypeError: If what is expected is of no such form, or of several.
+          AssertionError: If other events have arrived; with a unified diff, one event per line.
+          TypeError: If `expected` has none of these forms, or mixes them.
           SubscriptionOverflowError: As `events`.
+          trio.BusyResourceError: As `events`.
         """
-        __tracebackhide__ = True  # pytest then shows the line that called
+        __tracebackhide__ = True
         in_form = _form(expected)
         wanted, received = list(expected), list(map(in_form, self.events))
         if received == wanted:
@@ -105,10 +159,37 @@ class Recorder:
         diff = list(difflib.unified_diff(left, right, "expected", "received", lineterm=""))
         if not diff:
             unequal = [i for i in range(len(wanted)) if received[i] != wanted[i]]
-            diff = [f"not equal, though it looks the same: {i}: {left[i]}" for i in unequal]
+            diff = [f"not equal, although it looks the same: {i}: {left[i]}" for i in unequal]
         raise AssertionError(
             "\n".join([f"expected {len(wanted)} events, received {len(received)}", *diff])
         )
+
+    def assert_contains(self, expected: Expected, *, in_order: bool = True) -> None:
+        """Check that these events are among those that have arrived since the last `clear`.
+
+        There may be others before, between and after them. An event that is expected twice must
+        have arrived twice. Not a checkpoint.
+
+        Args:
+          expected: As in `assert_received`.
+          in_order: Whether they must have arrived in this order.
+
+        Raises:
+          AssertionError: If one of them is missing; the message names it and lists all events.
+          TypeError: As `assert_received`.
+          SubscriptionOverflowError: As `events`.
+          trio.BusyResourceError: As `events`.
+        """
+        __tracebackhide__ = True
+        in_form = _form(expected)
+        received = list(map(in_form, self.events))
+        rest: list[object] = received.copy()
+        for item in expected:
+            if item not in rest:
+                after = " after the ones before it" if in_order and item in received else ""
+                raise AssertionError(_listed(f"expected {_line(item)}{after}, received", received))
+            place = rest.index(item)
+            del rest[0 if in_order else place : place + 1]
 
     def __repr__(self) -> str:
         return f"<Recorder of {self.subscription!r}, {len(self._events)} events>"
@@ -119,20 +200,24 @@ async def record(
     system: str = "**",
     kind: str | None = None,
     *,
+    path: str | ExactPath | None = None,
     max_buffer_size: int = 100_000,
 ) -> Recorder:
-    """Subscribe, and record what is received.
+    """Subscribe, and record what the subscription receives.
 
-    Recording never makes a sender wait: should more events arrive than the buffer can take
-    before the recorder is asked for them, the subscription ends, and asking raises.
+    A recorder never makes a sender wait. If more than `max_buffer_size` events arrive before you
+    ask for them, the subscription ends, and asking raises `SubscriptionOverflowError`. For a
+    `request`, a recorder is a subscriber like any other: it receives the request, and answers
+    nothing.
 
     A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
     Args:
       bus: The bus to subscribe to.
-      system: The pattern of the systems.
-      kind: The pattern of the kinds; None is every kind.
-      max_buffer_size: Events that may arrive between two times that the recorder is asked.
+      system: A pattern for the system of events.
+      kind: A pattern for the kind of events; None matches every kind.
+      path: A path, or a pattern for it, as in `EventBus.subscribe`; None matches every path.
+      max_buffer_size: The number of events that may arrive before you ask for them.
 
     Raises:
       TypeError: If `bus` is not an `EventBus`.
@@ -141,12 +226,62 @@ async def record(
     if not isinstance(bus, EventBus):
         raise TypeError(f"the bus goes first, as in record(bus, 'orders.**'), not {bus!r}")
     return Recorder(
-        await bus.subscribe(system, kind, max_buffer_size=max_buffer_size, overflow=Overflow.CLOSE)
+        await bus.subscribe(
+            system, kind, path=path, max_buffer_size=max_buffer_size, overflow=Overflow.CLOSE
+        )
     )
 
 
+@contextmanager
+def record_opened_buses(
+    system: str = "**",
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    max_buffer_size: int = 100_000,
+) -> Generator[list[Recorder]]:
+    """Record every bus that is opened in the block, from its first event on.
+
+    For code that opens a bus itself: `with record_opened_buses() as recorders: trio.run(main)`, and
+    then `[recorder] = recorders`. It applies to the task that enters the block, to tasks that are
+    started there, and to `trio.run` there, but not to other threads. Entering and leaving are not
+    checkpoints.
+
+    The recorder subscribes before the code in the block of the bus begins. A policy doesn't
+    restrict it. It counts as one of the `max_subscriptions`.
+
+    Args:
+      system: As in `record`.
+      kind: As in `record`.
+      path: As in `record`.
+      max_buffer_size: As in `record`.
+
+    Returns:
+      A context manager for a list that gets one recorder for each bus, in the order of opening.
+
+    Raises:
+      TypeError: As `EventBus.subscribe`.
+      ValueError: As `EventBus.subscribe`.
+      InvalidPatternError: As `EventBus.subscribe`.
+    """
+    terms = Terms.of(system, kind, path, max_buffer_size, Overflow.CLOSE)
+    origin = caller()
+    recorders: list[Recorder] = []
+
+    def subscribe(bus: EventBus) -> None:
+        unrestricted = copy.copy(bus)
+        unrestricted._permits = Permits(None, ANYBODY)
+        recorders.append(Recorder(unrestricted._subscribe(terms, origin)))
+
+    token = opening_hooks.set((*opening_hooks.get(), subscribe))
+    try:
+        yield recorders
+    finally:
+        opening_hooks.reset(token)
+
+
 def _form(expected: Expected) -> Callable[[Event], object]:
-    """What to compare of an event: itself, `(system, kind, path)`, or its path."""
+    """The part of an event to compare: all of it, `(system, kind, path)`, or the path."""
     if not isinstance(expected, str):
         if all(isinstance(item, Event) for item in expected):
             return lambda event: event
@@ -154,130 +289,34 @@ def _form(expected: Expected) -> Callable[[Event], object]:
             return lambda event: event.path
         if all(isinstance(item, tuple) and len(item) == 3 for item in expected):
             return lambda event: (event.system, event.kind, event.path)
-    raise TypeError("what is expected must be Events, tuples (system, kind, path), or paths")
+    raise TypeError(
+        "expected must be a list of Events, of tuples (system, kind, path), or of paths"
+    )
 
 
 def _line(item: object) -> str:
     return "\\n".join(repr(item).splitlines())
 
 
-# ---------------------------------------------------------------------------- names and patterns
-
-_ODD_CHARACTERS = st.sampled_from(
-    [
-        *"abAB$",
-        *" \t\n\r\0\x1b",  # "a\n" is not "a", whatever a regular expression's $ may say
-        *"?+[]{}^\\-/:,'\"%#~_0",
-        "\N{LATIN SMALL LETTER E WITH ACUTE}",
-        "\N{COMBINING ACUTE ACCENT}",
-        "\N{LATIN SMALL LETTER SHARP S}",
-        "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}",
-        "\N{FULLWIDTH ASTERISK}",
-        "\N{IDEOGRAPHIC FULL STOP}",
-        "\N{ONE DOT LEADER}",
-        "\N{RIGHT-TO-LEFT OVERRIDE}",
-        "\N{LINE SEPARATOR}",
-        "\N{SQUID}",
-        "\ud800",  # half a surrogate pair: a str may hold it, an encoder may not
-    ]
-)
-_WILDCARDS_ELSEWHERE = {"#", "+", ">", "?"}
-_characters = _ODD_CHARACTERS | st.characters(exclude_characters="*()|.")
-_reserved = st.text(_characters, max_size=5).map("${}".format)
-_unreserved = st.text(_characters, min_size=1, max_size=6).filter(
-    lambda text: text[0] not in "$/" and text not in _WILDCARDS_ELSEWHERE
-)
-_literals = st.one_of(_unreserved, _unreserved, _unreserved, _reserved)
-_alternations = st.lists(_literals, min_size=1, max_size=4).map(lambda all_: f"({'|'.join(all_)})")
-_segments = st.one_of(_literals, st.just("*"), st.just("**"), st.just("**"), _alternations)
-
-
-def names(*, max_segments: int = 16, reserved: bool = False) -> st.SearchStrategy[str]:
-    """Names that an event may have: any Unicode text, half a surrogate pair included.
-
-    Among the characters, those are common that mean something elsewhere: to regular
-    expressions, to terminals, to whatever normalises text.
-
-    Args:
-      max_segments: The most segments of a name, at least 1 and at most 16.
-      reserved: Whether names may begin with `$`, as those of the bus's own events do.
-    """
-    first = _literals if reserved else _unreserved
-    rest = st.lists(_literals, max_size=max_segments - 1)
-    return st.builds(lambda first, rest: ".".join([first, *rest]), first, rest)
-
-
-def patterns(*, max_segments: int = 16) -> st.SearchStrategy[str]:
-    """Texts that `Pattern.parse` accepts, not often in canonical form.
-
-    Args:
-      max_segments: The most segments of a pattern, at least 1 and at most 16.
-    """
-    return st.lists(_segments, min_size=1, max_size=max_segments).map(".".join)
-
-
-def matching_pairs(*, max_segments: int = 7) -> st.SearchStrategy[tuple[str, str]]:
-    """A pattern each, and a name that it matches by construction.
-
-    The names may begin with `$` where the patterns allow it.
-
-    Args:
-      max_segments: The most segments of a pattern, at least 1 and at most 7, so that no name has
-        more than 16.
-    """
-    return _matching_pairs(max_segments)
-
-
-@st.composite
-def _matching_pairs(draw: st.DrawFn, max_segments: int) -> tuple[str, str]:
-    pattern = draw(patterns(max_segments=max_segments))
-    name: list[str] = []
-    for segment in pattern.split("."):
-        if segment == "**":
-            name += draw(st.lists(_literals, max_size=2))
-        elif segment == "*":
-            name.append(draw(_literals if name else _unreserved))
-        else:
-            name.append(draw(st.sampled_from(segment.strip("()").split("|"))))
-    if pattern.startswith("**") and (not name or name[0].startswith("$")):
-        name.insert(0, draw(_unreserved))  # the ** takes this too
-    return pattern, ".".join(name)
-
-
-def events(
-    *,
-    systems: st.SearchStrategy[str] | None = None,
-    kinds: st.SearchStrategy[str] | None = None,
-    paths: st.SearchStrategy[str] | None = None,
-    data: st.SearchStrategy[object] | None = None,
-) -> st.SearchStrategy[Event]:
-    """Events that can be sent.
-
-    Args:
-      systems: What to draw the system from; otherwise `names()`.
-      kinds: What to draw the kind from; otherwise `names()`.
-      paths: What to draw the path from; otherwise any text but the empty one.
-      data: What to draw the data from; otherwise None, numbers and text.
-    """
-    return st.builds(
-        Event,
-        names() if systems is None else systems,
-        names() if kinds is None else kinds,
-        st.text(min_size=1) if paths is None else paths,
-        st.none() | st.integers() | st.text() if data is None else data,
+def _listed(message: str, events: Sequence[object]) -> str:
+    return "\n".join(
+        [f"{message} {len(events)} events:", *(f"  {_line(event)}" for event in events)]
     )
 
 
-def reference_matches(pattern: str, name: str) -> bool:
-    """Whether the pattern matches the name, told in the plainest way.
+# -------------------------------------------------------------------------------------- patterns
 
-    Slow, and shares nothing with the package's own matcher, which is tested against it; other
-    implementations can be, too. Does not check that the two are a pattern and a name.
+
+def reference_matches(pattern: str, name: str) -> bool:
+    """Whether the pattern matches the name, computed in the most obvious way.
+
+    It is slow, and shares no code with the package's own matcher, which is tested against it. Test
+    other implementations of the patterns against it, too. It doesn't validate its arguments.
     """
     if name.startswith("$") and pattern.startswith("*"):
-        return False  # what is reserved, no leading wildcard matches
+        return False  # a leading wildcard doesn't match reserved names
     segments = name.split(".")
-    # Go through the pattern: after each of its segments, how many of the name's may be used up?
+    # After each segment of the pattern: how many segments of the name may it have used up?
     used_up = {0}
     for part in pattern.split("."):
         if part == "**":  # uses any number of them
