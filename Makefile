@@ -9,7 +9,7 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench bench-quick bench-report bench-against bench-growth \
+.PHONY: help demo test lint quick soak bench bench-quick bench-against bench-growth \
 	instructions profile bench-routing bench-requests docs mutants format clean
 
 help:  ## Show this list
@@ -43,7 +43,9 @@ soak: $(VENV)/dev  ## Run random tasks on one bus and check that nothing is left
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
 docs: $(VENV)/dev  ## Build the documentation: build/docs/html/index.html
+	rm -rf build/docs
 	$(BIN)/sphinx-build -M html docs build/docs --quiet --fresh-env --fail-on-warning --keep-going
+	TRIO_EVENTS_SITE=build/docs/html $(BIN)/pytest -q tests/site/test_built_site.py
 	@echo build/docs/html/index.html
 
 format: $(VENV)/dev  ## Format the code, and fix what ruff can fix
@@ -61,15 +63,12 @@ clean:  ## Remove everything that these commands made
 
 ## Measure
 
-bench: $(BENCH)/made $(NEWEST)/made  ## Compare with other libraries and rewrite the benchmark page (minutes)
+bench: $(BENCH)/made $(NEWEST)/made  ## Compare with other libraries; `make docs` shows the figures (minutes)
 	$(BENCH)/bin/python -m benchmarks.run
-	$(NEWEST)/bin/python -m benchmarks.run --quick --table docs/benchmarks/newest.md
+	$(NEWEST)/bin/python -m benchmarks.run --quick --table docs/benchmarks/newest.json
 
 bench-quick: $(BENCH)/made  ## Measure only the ratios that have a target, in a minute
 	$(BENCH)/bin/python -m benchmarks.run --quick
-
-bench-report: $(BENCH)/made  ## Draw the benchmark page again, from the figures measured last
-	$(BENCH)/bin/python -m benchmarks.report
 
 bench-against: $(BENCH)/made  ## Measure this commit and another one in one run: make bench-against REV=...
 	$(BENCH)/bin/python -m benchmarks.against $(REV)

@@ -671,24 +671,10 @@ def as_json(found: Curves, circumstances: str) -> dict[str, object]:
 
 def write(directory: Path, found: Curves) -> None:
     """Write what the docs show."""
-    from . import plots, report
+    from . import report
 
     now = report.Circumstances.now()
-    circumstances = f"{now.date}: {now.machine()}"
-    text = json.dumps(as_json(found, circumstances), indent=1, ensure_ascii=False)
-    (directory / "what-grows.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "what-grows.md").write_text(as_markdown(found, circumstances), encoding="utf-8")
-    plots.draw_curves(
-        directory / "what-grows.svg",
-        {
-            name: {
-                size: each.seconds * 1e6
-                for size, each in points.items()
-                if each.seconds is not None
-            }
-            for name, points in found.items()
-        },
-    )
+    report.save(directory / "what-grows.json", as_json(found, f"{now.date}: {now.machine()}"))
 
 
 def main() -> None:

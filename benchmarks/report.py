@@ -1,11 +1,12 @@
-"""What is told of the outcomes: tables, results.json, plots, and the table for the docs."""
+"""The outcomes as tables on the terminal, and as JSON, from which the docs draw their figures."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
-from . import peers, scenarios
+from . import peers
 from .measuring import BYTES, Outcome, Spread
 from .targets import Row
 
@@ -149,126 +150,72 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     console.print(table)
 
 
-# For the docs
+# For the docs: docs/_ext/figures.py draws from these files
 
 
 def write(
-    directory: Path, now: Circumstances, outcomes: dict[str, Outcome], rows: Sequence[Row]
+    directory: Path, now: Circumstances, outcomes: Mapping[str, Outcome], rows: Sequence[Row]
 ) -> None:
     """Write everything that the docs show."""
-    # Here, because only this needs matplotlib: without it there are still the tables.
-    from . import plots
-
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(as_json(now, outcomes, rows), indent=1, ensure_ascii=False)
-    (directory / "results.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "table.md").write_text(as_markdown(now, outcomes, rows), encoding="utf-8")
-    plots.draw(directory, outcomes)
+    scenarios = [_scenario_as_json(outcome) for outcome in outcomes.values()]
+    save(directory / "results.json", {**targets_as_json(now, rows), "scenarios": scenarios})
 
 
-def as_json(
-    now: Circumstances, outcomes: dict[str, Outcome], rows: Sequence[Row]
-) -> dict[str, Any]:
-    """Everything that was measured, each figure with four digits."""
-
-    def short(figure: float) -> float:
-        return float(f"{figure:.4g}")
-
-    def shorter(spread: Spread) -> dict[str, float]:
-        return {name: short(figure) for name, figure in attrs.asdict(spread).items()}
-
+def targets_as_json(now: Circumstances, rows: Sequence[Row]) -> dict[str, Any]:
+    """The circumstances, and the targets with what was measured."""
     return {
         **attrs.asdict(now),
         "targets": [
-            {**attrs.asdict(row), "measured": row.measured and shorter(row.measured)}
-            for row in rows
-        ],
-        "scenarios": [
             {
-                "name": outcome.scenario.name,
-                "unit": "bytes" if outcome.scenario.unit == BYTES else "seconds",
-                "per": outcome.scenario.unit,
-                "cases": {
-                    name: {**shorter(spread), "rounds": [*map(short, outcome.figures[name])]}
-                    for name, spread in in_order(outcome)
-                },
-                "errors": outcome.errors,
+                "what": row.what,
+                "against": row.against,
+                "measured": measured(row),
+                "target": target(row),
+                "met": row.met,
             }
-            for outcome in outcomes.values()
+            for row in rows
         ],
     }
 
 
-def targets_as_markdown(now: Circumstances, rows: Sequence[Row]) -> str:
-    """The targets and whether they are met, as docs/reference/benchmarks.md includes them."""
-    lines = [
-        "<!-- `make bench` wrote this. -->",
-        "",
-        f"Measured on {now.date}: {now.machine()}; {now.packages()}.",
-        "",
-        "| scenario | against | median (half of the rounds) | target | |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.what} | {row.against} | {measured(row)} | {target(row)} | {met(row)} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+def _scenario_as_json(outcome: Outcome) -> dict[str, Any]:
+    """The quartiles of each case, in seconds or bytes; and how it compares, round by round.
+
+    A ratio says how many times as fast ours is as another one: its median over the rounds.
+    """
+    ours = [name for name in outcome.figures if name in peers.BUSES]
+    others = [name for name in outcome.figures if name not in peers.BUSES]
+    return {
+        "name": outcome.scenario.name,
+        "unit": "bytes" if outcome.scenario.unit == BYTES else "seconds",
+        "per": outcome.scenario.unit,
+        "cases": {
+            name: [short(figure) for figure in attrs.astuple(spread)]
+            for name, spread in in_order(outcome)
+        },
+        "ratios": {
+            bus: {
+                other: short(Spread.of(outcome.ratios(other, bus)).median, digits=3)
+                for other in others
+            }
+            for bus in ours
+        },
+        "errors": outcome.errors,
+    }
 
 
-def as_markdown(now: Circumstances, outcomes: dict[str, Outcome], rows: Sequence[Row]) -> str:
-    """What docs/reference/benchmarks.md includes."""
-    lines = targets_as_markdown(now, rows).splitlines()
-    for title, names in (
-        ("million deliveries a second, everybody with a queue", [*scenarios.LOADS]),
-        (
-            "million deliveries a second, callbacks",
-            [scenarios.SYNCHRONOUS + name for name in scenarios.FAN_OUTS],
-        ),
-        (
-            "million deliveries a second, `send_nowait`",
-            [scenarios.BURSTS + name for name in scenarios.FAN_OUTS],
-        ),
-    ):
-        lines += ["", *side_by_side(title, [outcomes[name] for name in names if name in outcomes])]
-    others = [
-        outcome
-        for name, outcome in outcomes.items()
-        if name not in scenarios.LOADS
-        and not name.startswith((scenarios.SYNCHRONOUS, scenarios.BURSTS))
-    ]
-    lines += ["", "| scenario | case | median | half of the rounds |", "|---|---|--:|--:|"]
-    for outcome in others:
-        unit = outcome.scenario.unit
-        for name, spread in in_order(outcome):
-            low, median, high = (amount(figure, unit) for figure in attrs.astuple(spread))
-            lines.append(f"| {outcome.scenario.name} | {name} | {median} | {low} – {high} |")
-    failed = [
-        f"{outcome.scenario.name}: {name}: {error}"
-        for outcome in outcomes.values()
-        for name, error in outcome.errors.items()
-    ]
-    if failed:
-        lines += ["", "Not measured:", "", *(f"- {line}" for line in failed)]
-    return "\n".join(lines) + "\n"
+def short(figure: float, *, digits: int = 4) -> float:
+    """The figure without digits that mean nothing."""
+    return float(f"{figure:.{digits}g}")
 
 
-def side_by_side(title: str, outcomes: Sequence[Outcome]) -> list[str]:
-    """Lines of a table with a column for each outcome and a row for each case."""
-    if not outcomes:
-        return []
-    columns = [outcome.scenario.name.rpartition(", ")[2] for outcome in outcomes]
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.scenario.cases)
-    lines = [
-        f"| {title} | " + " | ".join(columns) + " |",
-        "|---|" + "--:|" * len(columns),
-    ]
-    for name in names:
-        cells = [
-            f"{1e-6 / Spread.of(outcome.figures[name]).median:.3g}"
-            if name in outcome.figures
-            else "–"
-            for outcome in outcomes
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+def save(path: Path, data: Mapping[str, object]) -> None:
+    """Write JSON with a line for each innermost list or object, so that differences stay short."""
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    text = re.sub(r"([\[{])\s+([^\[\]{}]*?)\s+([\]}])", _in_one_line, text)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _in_one_line(match: re.Match[str]) -> str:
+    return match[1] + re.sub(r"\s*\n\s*", " ", match[2]) + match[3]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import traceback
 from pathlib import Path
 from time import perf_counter
 
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only scenarios with this in their name")
     parser.add_argument("--rounds", type=int, help="how many times everything is measured")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where to write")
-    parser.add_argument("--table", type=Path, help="where to write the targets, and nothing else")
+    parser.add_argument("--table", type=Path, help="write only the targets, as JSON, to this file")
     options = parser.parse_args()
     # The bus warns of full buffers, and here many are; the warnings are made, but not shown.
     logging.getLogger("trio_events").addHandler(logging.NullHandler())
@@ -53,12 +52,9 @@ def main() -> None:
     if not options.quick:
         console.print(now.packages())
     if options.table:
-        options.table.write_text(report.targets_as_markdown(now, rows), encoding="utf-8")
+        report.save(options.table, report.targets_as_json(now, rows))
     elif not options.quick and not options.only:
-        try:
-            report.write(options.directory, now, outcomes, rows)
-        except Exception:  # noqa: BLE001  # figures that cannot be drawn were printed all the same
-            traceback.print_exc()
+        report.write(options.directory, now, outcomes, rows)
     console.print(f"{perf_counter() - started:.0f} s")
 
 

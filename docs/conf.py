@@ -23,10 +23,12 @@ copyright = author
 
 extensions = [
     "diagrams",
+    "figures",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
 ]
 nitpicky = True
 # It stands in signatures only, and is not worth an inventory.
@@ -37,6 +39,19 @@ nitpick_ignore_regex = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "trio_events"
+html_baseurl = "https://trio-events.readthedocs.io/en/latest/"
+REPOSITORY = "https://github.com/trio-events/trio_events"
+html_theme_options = {
+    "source_repository": REPOSITORY,
+    "source_branch": "main",
+    "source_directory": "docs/",
+    "footer_icons": [
+        {"name": "GitHub", "url": REPOSITORY, "html": "GitHub", "class": ""}
+    ],
+}
+# Copy programs without the outputs and prompts around them.
+copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
+copybutton_exclude = ".linenos, .go, .gp"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -132,6 +147,9 @@ def show_signature(
     ):  # before its decorator
         yielded = returns.partition("[")[2]
         return arguments, f"~contextlib.AbstractAsyncContextManager[{yielded}"
+    if returns and returns.startswith("~collections.abc.Generator["):
+        yielded = returns.partition("[")[2]
+        return arguments, f"~contextlib.AbstractContextManager[{yielded}"
     return arguments, returns
 
 

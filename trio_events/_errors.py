@@ -1,8 +1,7 @@
-"""What can go wrong, as a table of classes.
+"""The errors of this package.
 
-Every error says what kind it is and whether trying again can help, and is also what a Python
-or trio programmer would have caught anyway: a bad pattern is a `ValueError`, a closed bus a
-`trio.ClosedResourceError`.
+Each error has a category and says whether a retry can help. Most are also a built-in or trio
+exception: a bad pattern is a `ValueError`, a closed bus a `trio.ClosedResourceError`.
 """
 
 from __future__ import annotations
@@ -34,19 +33,21 @@ __all__ = [
 
 
 class NoBusError(EventBusError, RuntimeError):
-    """There is no bus here: the caller is outside every `open_event_bus`, or outside trio."""
+    """The caller has no bus: it is outside of every `open_event_bus` block, or outside of trio."""
 
     kind = ErrorKind.UNAVAILABLE
 
 
 class BusClosedError(EventBusError, trio.ClosedResourceError):
-    """The bus has been closed, before or while the caller waited. Nothing was sent."""
+    """The bus was closed, before the call or while it waited. Nothing was sent."""
 
     kind = ErrorKind.UNAVAILABLE
 
 
 class SubscriptionLimitError(EventBusError):
-    """The bus has `max_subscriptions` open subscriptions: most likely somebody forgets to close.
+    """The bus already has `max_subscriptions` open subscriptions.
+
+    Usually this is because subscriptions are not being closed.
 
     Details: `max_subscriptions`.
     """
@@ -58,8 +59,7 @@ class SubscriptionLimitError(EventBusError):
 class SubscriptionOverflowError(EventBusError, trio.BrokenResourceError):
     """The buffer of a subscription with `Overflow.CLOSE` was full, so the subscription ended.
 
-    Raised by `receive` after everything that was buffered has been read. Subscribing again is
-    the way to go on.
+    `receive` raises this after the buffered events have been read. To go on, subscribe again.
 
     Details: `system`, `kind`, `max_buffer_size`.
     """
@@ -69,7 +69,7 @@ class SubscriptionOverflowError(EventBusError, trio.BrokenResourceError):
 
 
 class NoSubscribersError(EventBusError):
-    """Nobody would have received the request. Nothing was sent.
+    """No subscription would have received the request. Nothing was sent.
 
     Details: `system`, `kind`, `path`.
     """
@@ -79,9 +79,9 @@ class NoSubscribersError(EventBusError):
 
 
 class RequestFailedError(EventBusError):
-    """The responder failed, or nothing is left that could answer the request.
+    """The responder failed, or the request can't be answered any more.
 
-    Details: `system`, `kind`, `path` of the request, and `reply`, the type and the text of the
+    Details: `system`, `kind` and `path` of the request; and `reply`, the type and the text of the
     responder's exception, if there was one.
     """
 
@@ -90,13 +90,13 @@ class RequestFailedError(EventBusError):
 
 
 class DeadlockError(EventBusError):
-    """The send, or the request, has waited for a second, and would wait forever.
+    """A send or a request has waited for a second, and would wait forever.
 
-    Every task that could end the wait is known, waits itself, by whatever detours, for the one that
+    Every task that could end the wait is itself waiting, directly or indirectly, for the task that
     gets this error, and none of them has a deadline. For a send to a full subscription, these are
-    the tasks that have read from it; tasks that are yet to read are not known. For a request, these
-    are the tasks of the handlers that it went to, and the tasks that have read from the other
-    subscriptions that it went to. A send that gets this error was not sent.
+    the tasks that have read from it so far. For a request, these are the handlers that received it,
+    and the tasks that have read from other subscriptions that received it. A send that raises this
+    was not sent.
 
     Details: `system`, `kind`: the patterns of the full subscription, or the names of the request.
     """

@@ -1,4 +1,4 @@
-"""The thing that is sent."""
+"""Events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ else:
 
 
 class _Referable:
-    """Gives events their slot for weak references, at the same place as `EventDraft` has it."""
+    """The slot for weak references, at the same place in events as in `EventDraft`."""
 
     __slots__ = ("__weakref__",)
 
@@ -25,19 +25,19 @@ class _Referable:
 class Event(_Referable, Generic[DataT_co]):
     """One event, as every matching subscription receives it.
 
-    The event itself is frozen. `data` is passed by reference: all subscribers see the same
-    object, so change it only if you know who else looks. For type checkers, `Event[Order]` is an
-    event whose data is an `Order`, and `Event` one whose data may be any object.
+    The event itself is frozen. `data` is passed by reference: all subscribers get the same object,
+    so don't change it unless you know who else has it. For type checkers, `Event[Order]` is an
+    event whose data is an `Order`, and the data of an `Event` can be any object.
     """
 
     system: str
-    """The system that it is about: dot-separated segments, such as `"orders"`."""
+    """The part of the application that it is about, in dot-separated segments: `"orders.eu"`."""
 
     kind: str
-    """What happened: dot-separated segments, such as `"order.created"`."""
+    """What happened, in dot-separated segments: `"order.created"`."""
 
     path: str
-    """Which thing it happened to: any text but the empty one, such as `"/orders/123"`."""
+    """The thing that it happened to, any text that isn't empty: `"/orders/123"`."""
 
     # Not part of the hash, so that events can be in sets whatever their data.
     data: DataT_co = attrs.field(default=None, hash=False)
@@ -45,9 +45,9 @@ class Event(_Referable, Generic[DataT_co]):
 
     @property
     def accepted(self) -> bool:
-        """Whether this is the reply of somebody who agreed to a request: see `EventBus.request`.
+        """Whether this is a reply that accepts a request: see `EventBus.request`.
 
-        True if the last segment of the kind is `accept` or `accepted`, as in the original.
+        True if the last segment of the kind is `accept` or `accepted`.
         """
         return self.kind.rpartition(".")[2] in {"accept", "accepted"}
 
@@ -68,7 +68,7 @@ class EventDraft(_Referable):
 
 
 def quick_event(system: str, kind: str, path: str, data: object) -> Event:
-    """An event from texts that were checked."""
+    """Make an event from names that were validated before."""
     draft = EventDraft()
     draft.system = system
     draft.kind = kind

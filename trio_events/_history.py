@@ -1,4 +1,4 @@
-"""What has been sent before, for subscriptions that come later."""
+"""Histories: events that were sent before, for later subscriptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Line: TypeAlias = MutableSequence[tuple[int, Event]]
 """Kept events with the same key, each with its number in the order of sending."""
 
 _MAX_LIST: Final = 64
-"""Events up to which a line is a list, as a deque takes 0.7 KiB even for one event."""
+"""The longest line that is a list; a deque takes 0.7 KiB even for one event."""
 
 
 @final
@@ -39,28 +39,28 @@ class HistoryStatistics:
     """Events that match the history and that the router has handed to it."""
 
     kept: int
-    """Events that are in it."""
+    """Events that are in the history."""
 
     replaced: int
-    """Events that had to go because enough newer ones are kept, as `per_path` says."""
+    """Events that newer ones of the same path replaced, because of `per_path`."""
 
     evicted: int
-    """Events that had to go because `max_events` of other paths are kept."""
+    """Events that were removed because `max_events` of other paths are kept."""
 
     forgotten: int
     """Events that `forget` has removed."""
 
     max_events: int
-    """The most events that can be kept."""
+    """The most events that the history keeps."""
 
 
 @final
 @attrs.define(eq=False)
 class HistoryActor:
-    """What the router hands the events of a history to.
+    """The recipient of events on behalf of a history.
 
-    It needs no task, because nothing about it can wait. It changes within steps only, so that
-    destructors of events find it complete.
+    It needs no task, because it never waits. It changes only within steps, so that destructors of
+    events find a complete state.
     """
 
     holder: ClassVar[None] = None  # nothing answers requests here
@@ -70,7 +70,7 @@ class HistoryActor:
     origin: str
     core: Core
     open_among: MutableMapping[Recipient, Any]
-    """The open histories. It removes itself."""
+    """The open histories, from which it removes itself."""
 
     closed: bool = attrs.field(default=False, init=False)
     matched: int = attrs.field(default=0, init=False)
@@ -84,13 +84,13 @@ class HistoryActor:
 
     @property
     def replaced(self) -> int:
-        """How many events had to go because enough newer ones are kept."""
+        """The number of events that newer ones of the same path replaced."""
         return self.matched - self.kept - self.evicted - self.forgotten
 
     # For the router
 
     def deliver(self, events: list[Event]) -> None:
-        """Keep events that match, and let others go for them."""
+        """Keep events that match, and remove others to make room."""
         # In one piece, because it is in the way of every event.
         lines, per_path = self._lines, self.per_path
         limit = self.max_events if per_path is None else per_path
@@ -118,7 +118,7 @@ class HistoryActor:
             self._note_eviction(evicted)
 
     def _pop_oldest(self) -> object:
-        """Remove the oldest event of the key that was sent to least recently."""
+        """Remove the oldest event of the key that has been quiet for longest."""
         key = next(iter(self._lines))
         line = self._lines[key]
         oldest = line[0]
@@ -128,17 +128,17 @@ class HistoryActor:
         return oldest
 
     def finish(self) -> None:
-        """Nothing more will be delivered."""
+        """Finish: no more events will be delivered."""
         self._end_episode()
 
     def end(self) -> None:
-        """The same, at the end of the bus."""
+        """Finish at the end of the bus."""
         self.finish()
 
     # For subscriptions
 
     def matching(self, interest: Interest) -> list[Event]:
-        """The kept events that an interest wants, in the order in which they were sent."""
+        """The kept events that match an interest, in the order in which they were sent."""
         entries = [entry for line in list(self._lines.values()) for entry in line]
         entries.sort(key=itemgetter(0))
         events = [event for _, event in entries]
@@ -163,7 +163,7 @@ class HistoryActor:
         return None
 
     def forget(self, path: str) -> None:
-        """Keep no event of this path that has been routed."""
+        """Remove the events of this path that have been routed."""
         with self.core.notices:
             gone: list[object] = []
             for key, line in list(self._lines.items()):
@@ -188,7 +188,7 @@ class HistoryActor:
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """Keep no event that is accepted from now on."""
+        """Stop keeping events that are accepted from now on."""
         if not self.closed:
             with self.core.notices:
                 self.closed = True
@@ -198,7 +198,7 @@ class HistoryActor:
     # For people
 
     def description(self) -> str:
-        """Which history this is, and who opened it."""
+        """The patterns of the history, and the line that opened it."""
         return f"history {self.interest} (opened at {self.origin})"
 
     def _note_eviction(self, evicted_before: int) -> None:
@@ -218,9 +218,9 @@ class HistoryActor:
 class History(metaclass=NoPublicConstructor):
     """The last events of each path, from `open_history` until it is closed.
 
-    Give it to a subscription as `history=`, which then begins with what is kept. What it has kept
-    stays readable after it, or the bus, was closed. As a context manager, with `with` or
-    `async with`, it closes itself at the end of the block.
+    Pass it to a subscription as `history=`, which then begins with the events that are kept. They
+    stay readable after the history or the bus has been closed. As a context manager, with `with`
+    or `async with`, it closes itself at the end of the block.
     """
 
     _made_by: ClassVar = "EventBus.open_history"
@@ -247,10 +247,10 @@ class History(metaclass=NoPublicConstructor):
         return self._actor.origin
 
     def last(self, system: str, kind: str, path: str) -> Event | None:
-        """The newest event of these three that is kept, or None if there isn't one.
+        """The newest event of this system, kind and path that is kept, or None.
 
-        Not a checkpoint. Like `statistics`, it knows what the router has routed: an event is there
-        soon after `send` returned.
+        Not a checkpoint. It knows events that the router has routed, which happens soon after
+        `send` has returned.
 
         Args:
           system: As in `EventBus.send`.
@@ -259,7 +259,7 @@ class History(metaclass=NoPublicConstructor):
 
         Raises:
           TypeError: If one of them isn't a `str`.
-          InvalidEventError: If one of them isn't what an event may have.
+          InvalidEventError: If one of them isn't valid.
         """
         system = plain_name(system, "system", reserved=True)
         return self._actor.last((system, plain_name(kind, "kind"), plain_path(path)))
@@ -270,17 +270,17 @@ class History(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     def forget(self, path: str) -> int:
-        """Remove what is kept for a path. Not a checkpoint.
+        """Remove the events of a path. Not a checkpoint.
 
-        Events of the path that were accepted but not routed yet are kept after it. Looks at
-        everything that is kept. If a destructor calls this while the bus is in the middle of a
-        step, it takes effect at the end of that step.
+        Events of the path that were accepted but not routed yet will still be kept. Takes time
+        proportional to the number of kept events. If a destructor calls this while the bus is in
+        the middle of a step, it takes effect at the end of that step.
 
         Args:
-          path: The path, as it was sent; not a pattern.
+          path: The path as it was sent, not a pattern.
 
         Returns:
-          How many events were removed by now.
+          The number of events that have been removed so far.
 
         Raises:
           TypeError: If `path` isn't a `str`.
@@ -295,7 +295,7 @@ class History(metaclass=NoPublicConstructor):
         return actor.forgotten - before
 
     def close(self) -> None:
-        """Keep no event that is accepted from now on. Not a checkpoint. Idempotent.
+        """Stop keeping events that are accepted from now on. Not a checkpoint. Idempotent.
 
         If a destructor calls this while the bus is in the middle of a step, it takes effect at the
         end of that step.
@@ -365,7 +365,7 @@ def check_history(history: object, interest: Interest) -> None:
 
 
 def source_of(history: History | None, core: Core) -> HistoryActor | None:
-    """Where the router finds the events of a history, for a subscription to its bus.
+    """The actor of a history, for a subscription to the same bus.
 
     Raises:
       ValueError: If the history belongs to another bus.

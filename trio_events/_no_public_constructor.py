@@ -1,4 +1,4 @@
-"""A metaclass for classes whose objects only this package makes."""
+"""A metaclass for classes that only this package can instantiate."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class NoPublicConstructor(ABCMeta):
-    """A metaclass whose classes are made by `_create`, and never by calling them.
+    """A metaclass of classes that are instantiated by `_create`, and never by calling them.
 
-    After trio's class of the same name. A class can name the public function that makes its
-    objects in `_made_by`; the error then points there.
+    Modelled on trio's class of the same name. A class can name the public function that makes its
+    objects in `_made_by`; the error message then mentions it.
     """
 
     _made_by: ClassVar[str | None] = None

@@ -1,4 +1,4 @@
-"""Which line of an application called."""
+"""The line of the application that called the package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _OWN = (__package__, "contextlib")  # whose exit stacks enter and leave what is 
 def caller() -> str:
     """The file and line of the innermost frame outside this package, as `"file:line"`.
 
-    It is `"unknown"` if trio called, as it does for `nursery.start_soon(bus.subscribe, ...)` or
-    from a thread: then no frame of the application is to be found.
+    It is `"unknown"` if trio called directly, as for `nursery.start_soon(bus.subscribe, ...)` or
+    from a thread, because then there is no frame of the application.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _package_of(frame) in _OWN:

@@ -1,4 +1,4 @@
-"""Waiting for events without a consumer that runs all the time; requests and replies."""
+"""Waiting for single events; requests and replies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ._origin import caller
 from ._subscription import EventChannel, EventIterator
 
 REPLY_KIND: Final = "**.(accept|accepted|reject|rejected|failed)"
-"""The kinds of a reply: those of the original's await service, and of a responder that failed."""
+"""The kinds of replies: those of Wippy's await service, and of a responder that failed."""
 
 _USUAL_REPLIES: Final = Pattern.parse(REPLY_KIND)
 
@@ -33,10 +33,10 @@ _USUAL_REPLIES: Final = Pattern.parse(REPLY_KIND)
 @final
 @attrs.define(eq=False, repr=False)
 class EventWaiter(metaclass=NoPublicConstructor):
-    """The events that are expected, from the moment when `EventBus.expect` was entered.
+    """The expected events, from the moment at which the block of `EventBus.expect` was entered.
 
-    It is a subscription without a task, which never makes a sender wait: up to `max_buffer_size`
-    events may be unread, besides those of a history, and one more ends it (see `Overflow.CLOSE`).
+    It never makes a sender wait: up to `max_buffer_size` events may be unread, not counting those
+    of a history, and one more ends it (see `Overflow.CLOSE`).
     """
 
     _made_by = "EventBus.expect"
@@ -46,9 +46,9 @@ class EventWaiter(metaclass=NoPublicConstructor):
     _turn: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def event(self) -> Event:
-        """Wait for the first event that matches; the same one each time.
+        """Wait for the first event that matches, and return the same one each time.
 
-        If `events` was faster, the first one that it has not taken.
+        If `events` has already yielded events, this is the first one after them.
 
         A checkpoint, always. Several tasks may call this at once. Cancel-safe: if cancelled, the
         event is not lost.
@@ -62,10 +62,10 @@ class EventWaiter(metaclass=NoPublicConstructor):
         return self._first
 
     def events(self) -> EventIterator:
-        """Iterate over the events that match, but for the one that `event` returned.
+        """Iterate over the events that match, except for the one that `event` returned.
 
-        Ends, or raises, as `EventChannel.receive` does. Not a checkpoint, each iteration is one
-        as `receive` is.
+        The iteration ends, or raises, as `EventChannel.receive` does. This isn't a checkpoint; each
+        iteration is one, as `receive` is.
         """
         return aiter(self._channel)
 
@@ -82,7 +82,7 @@ def expecting(
 ) -> EventChannel:
     """A channel of the events that match and are accepted from now on. Not a checkpoint.
 
-    If there is a history, those come first that it has kept. Closing it is the caller's business.
+    The kept events of a history come first. The caller has to close the channel.
     """
     router.core.door.check_run()
     router.core.door.check_open()
@@ -101,7 +101,7 @@ def expecting(
 @final
 @attrs.define(eq=False)
 class Expecting(AbstractAsyncContextManager[EventWaiter, None]):
-    """What `EventBus.expect` returns. Not a generator, whose surroundings Ctrl-C can interrupt."""
+    """What `EventBus.expect` returns. It isn't a generator, because Ctrl-C could interrupt one."""
 
     _router: Router
     _permits: Permits
@@ -149,11 +149,11 @@ async def _first_event(channel: EventChannel) -> Event:
 
 
 def _closed_error(channel: EventChannel) -> BusClosedError:
-    return channel._actor.core.door.closed_error("; there was no such event before")
+    return channel._actor.core.door.closed_error("; no matching event arrived before")
 
 
 async def first_event(waiter: EventWaiter, where: Callable[[Event[Any]], object] | None) -> Event:
-    """Wait for the first event for which a function, if there is one, returns something true.
+    """Wait for the first event for which `where` returns something true, if it is given.
 
     A checkpoint, always.
 
@@ -235,7 +235,7 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
 
 
 def _offer(router: Router, event: Event, pending: PendingRequest) -> Sender | None:
-    """Send a request, or a reply to it; returns a sender that waits if something stops it."""
+    """Send a request, or a reply to it; return the waiting sender if it has to wait."""
     underway = router.core.requests.underway
     underway[id(event)] = pending
     try:
@@ -265,11 +265,11 @@ def is_reply(kind: str) -> bool:
 
 
 Outcome: TypeAlias = Literal["accepted", "rejected", "failed"]
-"""What a reply says: the last segment of its kind."""
+"""The outcome of a request: the last segment of the kind of its reply."""
 
 
 def unanswered(router: Router, request: Event) -> PendingRequest:
-    """The request that an event is, if it has no reply yet.
+    """The pending request of an event, if it has no reply yet.
 
     Raises:
       NoBusError: If the caller is not in the trio run of the bus.
@@ -279,8 +279,8 @@ def unanswered(router: Router, request: Event) -> PendingRequest:
     pending = router.core.requests.known.get(id(request))
     if pending is None:
         raise InvalidEventError(
-            f"the event {names_of(request)} isn't a request: reply to the very event that "
-            "`request` on this bus has sent",
+            f"the event {names_of(request)} isn't a request: pass the very event that a "
+            "subscription to this bus has received",
             field="request",
             value=request.path,
         )
@@ -302,7 +302,7 @@ async def reply(
     outcome: Outcome,
     data: object,
 ) -> None:
-    """Send the reply to a request that has none yet. See `EventBus.reply`."""
+    """Send the reply to a request. See `EventBus.reply`."""
     namespace, dot, _ = request.kind.rpartition(".")
     system, kind = router.checked_names(request.system, f"{namespace}{dot}{outcome}")
     event = quick_event(system, kind, request.path, data)

@@ -1,4 +1,4 @@
-"""What a subscription is asked for with, checked once and before anything has happened."""
+"""The arguments of a subscription, validated before anything has happened."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ._names.pattern import ExactPath
 @final
 @attrs.frozen
 class Terms:
-    """Which events are wanted, and how many of them may wait to be read."""
+    """The patterns and the buffer of a subscription."""
 
     interest: Interest
     max_buffer_size: int
     overflow: Overflow
     history: History | None = None
-    """What has the events that come first."""
+    """The history with which it begins."""
 
     @staticmethod
     def of(
@@ -32,10 +32,10 @@ class Terms:
         overflow: Overflow,
         history: History | None = None,
     ) -> Terms:
-        """Read the patterns, and check the rest.
+        """Parse the patterns, and validate the rest.
 
         Raises:
-          TypeError: If something is of the wrong type.
+          TypeError: If an argument has the wrong type.
           ValueError: If `max_buffer_size` is less than 1, or `history` doesn't keep all of the
             events.
           InvalidPatternError: If a text is not a pattern.

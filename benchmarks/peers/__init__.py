@@ -23,6 +23,7 @@ Adapter: TypeAlias = Callable[[Load], float]
 BUS: Final = "trio_events, async for"
 BUS_BATCHES: Final = "trio_events, batches()"
 BUS_BURSTS: Final = "trio_events, send_nowait and batches()"
+BUSES: Final = frozenset({BUS, BUS_BATCHES, BUS_BURSTS})
 TRIO_CHANNELS: Final = "trio memory channels by hand"
 TRIO_BURSTS: Final = "trio memory channels by hand, send_nowait"
 ASYNCIO_QUEUES: Final = "asyncio.Queue by hand"

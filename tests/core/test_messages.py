@@ -153,7 +153,7 @@ async def test_a_wait_that_the_end_of_the_bus_ends_says_how_that_was_closed(
             bus.close()
 
         nursery.start_soon(close)
-        with pytest.raises(BusClosedError, match=r"close\(\) was called at .*no such event"):
+        with pytest.raises(BusClosedError, match=r"close\(\) was called at .*no matching event"):
             await bus.wait_for("a")
 
 

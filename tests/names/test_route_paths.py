@@ -129,7 +129,7 @@ class RoutingMachine(RuleBasedStateMachine):
 
     def _add(self, item: int, interest: Interest) -> None:
         if interest in self.model.items.get(item, []):
-            with pytest.raises(ValueError, match="has been added"):
+            with pytest.raises(ValueError, match="already has the interest"):
                 self.table.add(item, interest)
         else:
             self.table.add(item, interest)
@@ -289,7 +289,7 @@ def test_an_item_with_many_interests_is_found_while_one_of_them_matches() -> Non
 def test_the_same_interest_twice_is_refused_and_changes_nothing() -> None:
     table = RoutingTable[str]()
     table.add("x", interest("(a|b)"))
-    with pytest.raises(ValueError, match=r"'x' has been added under '\(a\|b\)' before"):
+    with pytest.raises(ValueError, match=r"'x' already has the interest '\(a\|b\)'"):
         table.add("x", interest("(b|a)"))
     table.remove("x", interest("(b|a)"))
     assert table.is_empty

@@ -577,7 +577,7 @@ async def test_closing_the_bus_ends_a_wait_with_a_function(autojump_clock: MockC
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
 
         async def wait() -> None:
-            with pytest.raises(BusClosedError, match="no such event before"):
+            with pytest.raises(BusClosedError, match="no matching event arrived before"):
                 await bus.wait_for("a", where=lambda event: False)
 
         nursery.start_soon(wait)

@@ -1,4 +1,7 @@
-"""The root of all errors, and those of names, patterns and permissions. Without trio."""
+"""The base class of all errors, and the errors of names, patterns and permissions.
+
+This module doesn't need trio.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,34 @@ from typing import ClassVar
 
 
 class ErrorKind(enum.Enum):
-    """What an `EventBusError` is about, for callers that decide by kind."""
+    """The category of an `EventBusError`, for callers that decide by category."""
 
     INVALID = "invalid"
-    """The request itself is wrong or not allowed: change it."""
+    """The call itself is wrong or not allowed. Change it: the same call fails again."""
 
     UNAVAILABLE = "unavailable"
-    """What was asked for cannot be had now, or no longer."""
+    """It isn't possible now, or not any more."""
 
     CONFLICT = "conflict"
-    """The request contradicts what its own caller is doing."""
+    """The call contradicts what its own caller is doing."""
 
 
 class EventBusError(Exception):
-    """The root of all errors of this package.
+    """The base class of all errors of this package.
 
     Args:
-      message: What happened, naming the value and the rule.
-      details: The same facts, for programs.
+      message: What happened, with the value and the rule.
+      details: The same facts by name, for programs.
     """
 
     kind: ClassVar[ErrorKind]
-    """What the error is about."""
+    """The category of the error."""
 
     retryable: ClassVar[bool] = False
-    """Whether the same call may succeed later, with nothing changed by the caller."""
+    """Whether the same call may succeed later, without a change by the caller."""
 
     details: Mapping[str, object]
-    """The facts behind the message, by name. Which ones depends on the class."""
+    """The facts in the message, by name. Their names depend on the class."""
 
     def __init__(self, message: str, /, **details: object) -> None:
         super().__init__(message)
@@ -43,7 +46,7 @@ class EventBusError(Exception):
 
 
 class InvalidEventError(EventBusError, ValueError):
-    """A send named a system, a kind or a path that no event can have.
+    """The system, kind or path passed to `send` isn't valid.
 
     Details: `field`, `value`.
     """
@@ -52,7 +55,7 @@ class InvalidEventError(EventBusError, ValueError):
 
 
 class InvalidPatternError(EventBusError, ValueError):
-    """A text is not a pattern.
+    """A text isn't a valid pattern.
 
     Details: `pattern`, `position`.
     """
@@ -61,16 +64,16 @@ class InvalidPatternError(EventBusError, ValueError):
 
     @property
     def position(self) -> int:
-        """The index in the text of the character that is wrong."""
+        """The index of the offending character in the text."""
         position = self.details["position"]
         assert isinstance(position, int)
         return position
 
 
 class PolicyDeniedError(EventBusError, PermissionError):
-    """The bus's policy does not allow this. Nothing has happened.
+    """The policy of the bus doesn't allow this. Nothing has happened.
 
-    INVALID, as in the original: asking again gives the same answer.
+    Its kind is `INVALID`, because the same call fails again.
 
     Details: `actor`, `action`, `system`.
     """

@@ -1,4 +1,4 @@
-"""Which events are wanted: a pattern for the system, one for the kind, and a filter for paths."""
+"""The events that a subscription matches: patterns for system and kind, a filter for paths."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _EVERY_PATH: Final = Pattern._of(MANY, "/")
 @final
 @attrs.frozen
 class Interest:
-    """Which events are wanted. Hashable; equal if all three parts are. Read one with `of`."""
+    """Patterns for events. Hashable; equal if all three parts are. Make one with `of`."""
 
     system: Pattern
-    """The systems that are wanted."""
+    """The pattern for systems."""
 
     kind: Pattern | None = None
-    """The kinds that are wanted; None is every kind."""
+    """The pattern for kinds; None matches every kind."""
 
     path: str | Pattern | None = None
-    """The paths that are wanted: a `str` is one exact path, None is every path."""
+    """The filter for paths: a `str` is one exact path, None matches every path."""
 
     @staticmethod
     def of(system: str, kind: str | None = None, path: str | ExactPath | None = None) -> Interest:
@@ -54,7 +54,7 @@ class Interest:
         )
 
     def matches(self, system: str, kind: str, path: str) -> bool:
-        """Whether an event with these three is wanted."""
+        """Whether an event of this system, kind and path matches."""
         path = plain_text(path, "path")
         return (
             self.system.matches(system)
@@ -63,24 +63,24 @@ class Interest:
         )
 
     def matches_path(self, path: str) -> bool:
-        """Whether an event with this path is wanted, if its system and kind are."""
+        """Whether an event of this path matches, if its system and kind do."""
         if self.path is None:
             return bool(path)
         return self.path == path if isinstance(self.path, str) else self.path.matches(path)
 
     def matches_names(self, system: str, kind: str) -> bool:
-        """Whether an event of this system and kind is wanted, if its path is.
+        """Whether an event of this system and kind matches, if its path does.
 
-        Only for names that have been checked: that is half of the time.
+        Only for names that have been validated; validating them again takes as long as matching.
         """
         return self.system._matches_checked(system) and (
             self.kind is None or self.kind._matches_checked(kind)
         )
 
     def covers(self, other: Interest) -> bool:
-        """Whether every event that the other one wants is wanted.
+        """Whether this matches every event that the other one matches.
 
-        Exact, and takes as long as `Pattern.covers`.
+        Exact. Takes as long as `Pattern.covers`.
         """
         return self == other or (
             self.system.covers(other.system)

@@ -120,7 +120,7 @@ def plain_name(value: object, field: str, *, reserved: bool = False) -> str:
 
 
 def plain_path(value: object) -> str:
-    """Check the path of an event, and return it as a plain `str`. Any text will do but the empty.
+    """Check the path of an event, any text that isn't empty, and return it as a plain `str`.
 
     Raises:
       TypeError: If the value isn't a `str`.
@@ -198,8 +198,8 @@ class Pattern(metaclass=NoPublicConstructor):
         """Whether the pattern matches a name.
 
         Names that begin with `$` are matched only by patterns that begin with a literal or
-        with alternatives. A text that isn't a name is matched by no pattern. Linear in the length
-        of the name.
+        with alternatives. No pattern matches a text that isn't a name. Takes time proportional to
+        the length of the name.
 
         Raises:
           TypeError: If `name` isn't a `str`.
@@ -209,7 +209,7 @@ class Pattern(metaclass=NoPublicConstructor):
         return valid and self._matches_checked(name)
 
     def _matches_checked(self, name: str) -> bool:
-        """What `matches` says of a plain text that has been checked to be a name."""
+        """The same for a plain text that is known to be a name."""
         if self.literal is not None:
             return name == self.literal
         head, *tail = name.split(self._separator)
@@ -221,17 +221,17 @@ class Pattern(metaclass=NoPublicConstructor):
     def covers(self, other: Pattern) -> bool:
         """Whether this pattern matches every name that the other one matches.
 
-        Exact, over names of any number of segments from one up.
+        Exact, for names of any number of segments.
         """
         from .relations import uncovered_name  # noqa: PLC0415  # it builds on this module
 
         return uncovered_name([self], other) is None
 
     def overlaps(self, other: Pattern) -> bool:
-        """Whether some name is matched by both patterns.
+        """Whether there is a name that both patterns match.
 
-        Exact, over names of any number of segments from one up. Takes a number of steps
-        proportional to the product of the two numbers of segments.
+        Exact, for names of any number of segments. The number of steps is proportional to the
+        product of the two numbers of segments.
         """
         from .relations import common_name  # noqa: PLC0415  # it builds on this module
 
@@ -286,9 +286,9 @@ def _exact(path: str) -> str:
 @final
 @attrs.frozen
 class ExactPath:
-    """One path, whatever characters it has: `path=ExactPath("/files/report (1).pdf")`.
+    """A path to be matched literally: `path=ExactPath("/files/report (1).pdf")`.
 
-    Without it, `path=` takes a text with `*`, `(`, `)` or `|` in it for a pattern.
+    Otherwise, `path=` reads a text that contains `*`, `(`, `)` or `|` as a pattern.
 
     Raises:
       TypeError: If `path` isn't a `str`.
@@ -300,11 +300,10 @@ class ExactPath:
 
 
 def path_filter(path: str | ExactPath) -> str | Pattern:
-    """Read which paths are wanted: a `str` is one path; a `Pattern`, all that it matches.
+    """Read a filter for paths: the result is one path, or a pattern of paths.
 
-    In a pattern of paths the separator is `/`, and a segment may be empty, as the first one of
-    `/orders/*` is. A text without any of the pattern characters is one path, and so is an
-    `ExactPath`.
+    In a pattern of paths the separator is `/`, and a segment may be empty, such as the first one of
+    `/orders/*`. A text without pattern characters is one path, and so is an `ExactPath`.
 
     Raises:
       TypeError: If `path` is neither a `str` nor an `ExactPath`.
@@ -320,7 +319,7 @@ def path_filter(path: str | ExactPath) -> str | Pattern:
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether `path_filter` takes a text for one path, rather than for a pattern."""
+    """Whether `path_filter` reads a text as one path, rather than as a pattern."""
     return _SPECIAL.isdisjoint(path)
 
 
@@ -349,7 +348,7 @@ def literals_of(segment: Segment) -> Collection[str]:
 
 
 def _canonical(segments: list[Segment]) -> Iterator[Segment]:
-    """Of each run of wildcards with a `**` in it, leave all its `*` and then one `**`."""
+    """Replace each run of wildcards that contains a `**` by its `*`s and then one `**`."""
     many = False
     for segment in segments:
         if segment == MANY:
@@ -385,7 +384,7 @@ def _parse(text: str, separator: str) -> list[Segment]:
 
 
 def _parse_word(text: str, start: int, separator: str) -> tuple[Segment, int]:
-    """Read a literal or a wildcard; returns it and the index of what ends it."""
+    """Read a literal or a wildcard; return it and the index of its end."""
     end = text.find(separator, start)
     if end == -1:
         end = len(text)
@@ -401,7 +400,7 @@ def _parse_word(text: str, start: int, separator: str) -> tuple[Segment, int]:
 
 
 def _parse_group(text: str, start: int, separator: str) -> tuple[Segment, int]:
-    """Read `(a|b)`; returns the alternatives and the index of what ends them."""
+    """Read `(a|b)`; return the alternatives and the index of their end."""
     alternatives: list[str] = []
     begin = start + 1
     for position in range(begin, len(text)):
@@ -430,7 +429,7 @@ _MISPLACED: Final = {
     "*": "a wildcard must be a whole segment, * or **",
     "(": "parentheses must enclose a whole segment",
     ")": "this parenthesis was never opened",
-    "|": "alternatives must stand in parentheses",
+    "|": "alternatives must be in parentheses",
 }
 _MISPLACED_INSIDE: Final = {
     "*": "an alternative must be a literal, without wildcards",

@@ -1,4 +1,4 @@
-"""What an actor may do: the policy is asked, and what a stable one said is remembered."""
+"""Checks of what an actor may do, with a cache of the answers of a stable policy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _MAX_REMEMBERED: Final = 4096
 class Permits:
     """Asks the policy of a bus on behalf of one actor.
 
-    The policy may do what it likes with the bus while it is asked, so nothing may have happened
-    before, and what was true before has to be checked again.
+    The policy may use the bus while it is being asked. So ask before anything has happened, and
+    check afterwards that the state is still what it was.
 
     Args:
       policy: The policy; None allows everything.
@@ -36,7 +36,7 @@ class Permits:
         self._answers = {} if answers is None else answers
 
     def for_actor(self, actor: str) -> Permits:
-        """Those of another actor, asked of the same policy."""
+        """The same for another actor."""
         return Permits(self.policy, actor, self._answers)
 
     def check_send(self, system: str) -> None:

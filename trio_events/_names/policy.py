@@ -1,4 +1,4 @@
-"""Who may do what: what the bus asks before anything happens, and rules that can answer."""
+"""Permissions: the protocol of policies, and policies made of rules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Realistic rule sets need hundreds.
 
 
 class Action(enum.StrEnum):
-    """What a policy is asked about. The values are the permission names of the original."""
+    """What an actor wants to do. The values are the names of the permissions."""
 
     SUBSCRIBE = "events.subscribe"
     """Subscribing; the system is a pattern."""
@@ -34,16 +34,16 @@ class Action(enum.StrEnum):
 class Policy(Protocol):
     """Decides who may send to a system and who may subscribe to it.
 
-    A policy is asked once a `subscribe`, and once a `send`; but if it has an attribute `stable`
-    that is true, its answers are taken to be always the same, and those about sends are
-    remembered.
+    The bus calls `allows` once for each `subscribe` and each `send`. If the policy has an attribute
+    `stable` that is true, the same call must always return the same answer, and the bus caches the
+    answers for sends.
     """
 
     def allows(self, actor: str, action: Action, system: str) -> bool:
         """Whether an actor may do this.
 
-        Called before anything has happened; an exception from here reaches the caller of the
-        bus, and nothing has happened either.
+        The bus calls this before it does anything. If this raises, the caller of the bus gets the
+        exception, and nothing has happened.
 
         Args:
           actor: The name under which the bus is used, see `EventBus.for_actor`.
@@ -73,7 +73,7 @@ def _actor(text: str) -> Pattern:
 @final
 @attrs.frozen(repr=False)
 class Allow:
-    """A rule: actors that match may do this to systems that match, unless a `Deny` says no.
+    """A rule that allows matching actors an action on matching systems, unless a `Deny` matches.
 
     Raises:
       ValueError: If `action` isn't an `Action` or the value of one.
@@ -81,13 +81,13 @@ class Allow:
     """
 
     action: Action = attrs.field(converter=_action)
-    """What is allowed."""
+    """The action that is allowed."""
 
     system_pattern: Pattern = attrs.field(converter=_system)
-    """The systems to which it may be done."""
+    """The systems that it is allowed on."""
 
     actor: Pattern = attrs.field(default="**", converter=_actor)  # type: ignore[assignment]  # the converter makes it one
-    """The actors who may do it."""
+    """The actors that it is allowed to."""
 
     def __repr__(self) -> str:
         return _rule_text(self)
@@ -96,7 +96,7 @@ class Allow:
 @final
 @attrs.frozen(repr=False)
 class Deny:
-    """A rule: actors that match may never do this to systems that match.
+    """A rule that denies matching actors an action on matching systems.
 
     Raises:
       ValueError: If `action` isn't an `Action` or the value of one.
@@ -104,13 +104,13 @@ class Deny:
     """
 
     action: Action = attrs.field(converter=_action)
-    """What is denied."""
+    """The action that is denied."""
 
     system_pattern: Pattern = attrs.field(converter=_system)
-    """The systems to which it must not be done."""
+    """The systems that it is denied on."""
 
     actor: Pattern = attrs.field(default="**", converter=_actor)  # type: ignore[assignment]  # the converter makes it one
-    """The actors who must not do it."""
+    """The actors that it is denied to."""
 
     def __repr__(self) -> str:
         return _rule_text(self)
@@ -141,18 +141,18 @@ def _as_tuple(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 class RulePolicy:
     """A policy made of rules. Deny wins; what no rule allows is denied.
 
-    A send is allowed exactly if an `Allow` rule matches the system and no `Deny` rule does. A
-    subscription is allowed exactly if every system that its pattern can match is allowed, by
-    whatever rules together. If that can't be decided within a fixed budget of steps, it is denied.
+    A send is allowed if an `Allow` rule matches the system and no `Deny` rule does. A subscription
+    is allowed if the rules allow every system that its pattern can match. If that can't be decided
+    within a fixed budget of steps, it is denied.
 
-    A question about a send looks only at the rules that match. The answers never change (`stable`),
-    so the bus remembers those about sends, and asks once for each actor and system.
+    Checking a send looks only at matching rules. The answers never change (`stable`), so the bus
+    caches those for sends, and asks once for each actor and system.
 
     Args:
-      rules: `Allow` and `Deny` rules. Their order does not matter.
+      rules: `Allow` and `Deny` rules. Their order doesn't matter.
 
     Raises:
-      TypeError: If one of them is neither.
+      TypeError: If one of them is neither an `Allow` nor a `Deny`.
     """
 
     rules: tuple[Rule, ...] = attrs.field(converter=_as_tuple)
@@ -166,10 +166,10 @@ class RulePolicy:
         return self._refusal(actor, action, system) is None
 
     def explain(self, actor: str, action: Action, system: str) -> str:
-        """Why the rules deny this, in a short phrase: by which rule, or because there is none.
+        """Why the rules deny this, in a short phrase: which rule denies it, or that none allows it.
 
-        For a subscription it names a system that the pattern matches and that is denied. Arguments
-        and cost are those of `allows`.
+        For a subscription, the phrase names a system that the pattern matches and that is denied.
+        The arguments and the cost are those of `allows`.
         """
         return self._refusal(actor, action, system) or "the rules allow it"
 
@@ -181,7 +181,7 @@ class RulePolicy:
         try:
             return _refusal_of_a_subscription(rules, Pattern.parse(system), Budget(_MAX_STEPS))
         except BudgetExhaustedError:
-            return f"the rules are too complex to decide about {system!r} in {_MAX_STEPS} steps"
+            return f"the rules are too complex to decide about {system!r} within {_MAX_STEPS} steps"
 
     @cached_property
     def _about_sends(self) -> RoutingTable[int]:

@@ -1,7 +1,7 @@
-"""How patterns relate: a name that two of them share, a name that others leave uncovered.
+"""Relations of patterns: a name that two of them match, a name that others leave uncovered.
 
-Every answer is about all names, of any number of segments from one up, and is exact unless a
-budget of steps runs out.
+Each answer considers all names, of any number of segments, and is exact unless a budget of steps
+runs out.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Final, TypeAlias, final
 from .pattern import FRESH, MANY, WILDCARDS, Pattern, Segment, literals_of
 
 _STEPS_OF_A_NODE: Final = 4
-"""What looking at one pair of segments for a common name takes, compared with the unit."""
+"""The steps that comparing one pair of segments counts as."""
 
 
 @final
 class BudgetExhaustedError(Exception):
-    """A question took more steps than its budget allows."""
+    """The search took more steps than its budget allows."""
 
 
 @final
 class Budget:
-    """The steps that are left for a question, or for several questions together.
+    """The steps that are left for one search, or for several together.
 
     A step is about a microsecond.
 
@@ -50,11 +50,11 @@ class Budget:
 def common_name(one: Pattern, other: Pattern, budget: Budget | None = None) -> str | None:
     """A name that both patterns match, or None if there is none.
 
-    A short one where that costs nothing; it may have more segments than an event's can. Takes a
-    number of steps proportional to the product of the two numbers of segments.
+    It is often short, but may have more segments than an event can have. The number of steps is
+    proportional to the product of the two numbers of segments.
 
     Raises:
-      BudgetExhaustedError: If the budget doesn't suffice.
+      BudgetExhaustedError: If the budget is too small.
     """
     if not _common_symbols(one.segments[0], other.segments[0]):
         return None  # as for most rules of a policy; too cheap to count
@@ -97,11 +97,11 @@ def uncovered_name(
     """A name that the other pattern matches and none of the patterns does.
 
     Returns:
-      The name, a short one where that costs nothing; it may have more segments than an event's
-      can. None if there is no such name.
+      The name, often a short one, which may have more segments than an event can have; or None if
+      there is none.
 
     Raises:
-      BudgetExhaustedError: If the budget doesn't suffice. Following one segment in one pattern is
+      BudgetExhaustedError: If the budget is too small. Following one segment in one pattern is
         a step.
     """
     budget = budget or Budget()

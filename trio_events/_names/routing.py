@@ -1,15 +1,14 @@
-"""Which items an event goes to, without looking at each of them.
+"""The routing table: finds the items that an event goes to without looking at each of them.
 
-All patterns stand in one trie: the segments of the system pattern lead to a node, from there those
-of the kind pattern to another, and from there those of the path pattern to a third. An item stands
-where its patterns end. A name is walked through the trie as a set of nodes, one segment at a time,
-so neither `**` nor alternatives multiply anything. In front of it all, the routes that were asked
-for are remembered.
+All patterns are stored in one trie: the segments of the system pattern lead to a node, from there
+those of the kind pattern to another, and from there those of the path pattern to a third. An item
+is stored where its patterns end. A name is walked through the trie as a set of nodes, one segment
+at a time, so neither `**` nor alternatives multiply the work. Routes that were found are cached.
 
-What it costs:
+Costs:
 
-- A remembered route: two look-ups. After a change to a wildcard, one match of its patterns; if it
-  has to do with the route, a walk.
+- A cached route: two look-ups. After a wildcard pattern was added or removed, one match of it; if
+  it matches, a walk.
 - A walk: one step for each segment of the name and each node that it leads to. Nodes that no
   prefix of the name leads to cost nothing, however many there are.
 - A path: one look-up among the exact paths, and a walk through the path patterns. It ends where
@@ -74,9 +73,9 @@ class _Node(Generic[T]):
 
 @final
 class Route(Generic[T]):
-    """Where events of one system and kind go. Get one from `RoutingTable.match`.
+    """The items that events of one system and kind go to. Get one from `RoutingTable.match`.
 
-    It is right until the table changes. In plain slots: one is read for every event.
+    It is valid until the table changes. In plain slots: one is read for every event.
     """
 
     __slots__ = (
@@ -97,21 +96,21 @@ class Route(Generic[T]):
         self.system: Final = system
         self.kind: Final = kind
         self.version = version
-        """The version of the table at which this was right."""
+        """The version of the table for which this is valid."""
 
         self.items: Final = tuple(sorted(_items_at(ends), key=places.__getitem__))
-        """The items that want every path, each once, in the order in which they were added."""
+        """The items that match every path, each once, in the order in which they were added."""
 
         self._exact: Final = tuple(_below(ends, _EXACT_PATHS))
         self._patterns: Final = tuple(_below(ends, _PATH_PATTERNS))
         self.by_path: Final = self._exact + self._patterns
-        """Empty if no item wants certain paths only. Otherwise, ask `find`."""
+        """Empty if no item matches only certain paths. Otherwise, call `find`."""
 
         self._everywhere: Final = frozenset(self.items if self.by_path else ())
         self._places: Final = places
 
     def find(self, path: str) -> list[T]:
-        """The items that want this path but not every path, each once, in order of addition."""
+        """The items that match this path but not every path, each once, in order of addition."""
         ends = _below(self._exact, path)
         if self._patterns:
             ends += _walk(self._patterns, _segments(path))
@@ -121,7 +120,7 @@ class Route(Generic[T]):
         return sorted(found, key=self._places.__getitem__)
 
     def recipients(self, path: str) -> list[T]:
-        """All items that want this path: `items`, then what `find` returns."""
+        """All items that match this path: `items`, then those of `find`."""
         return [*self.items, *self.find(path)] if self.by_path else list(self.items)
 
     def is_same_as(self, other: Route[T]) -> bool:
@@ -140,7 +139,7 @@ class RoutingTable(Generic[T]):
     Pure and synchronous.
 
     Args:
-      max_remembered: How many routes are remembered. One more, and all others are forgotten.
+      max_remembered: The most routes in the cache. One more, and the cache is emptied first.
     """
 
     def __init__(self, max_remembered: int = 4096) -> None:
@@ -150,10 +149,10 @@ class RoutingTable(Generic[T]):
         self._next_place = itertools.count()
         self._max_remembered = max_remembered
         self.routes: dict[str, dict[str, Route[T]]] = {}
-        """The routes that are remembered, by system, then kind. To be read only.
+        """The cached routes, by system, then kind. Only read this.
 
-        Use `match` to get one: those in here may be out of date. A caller that checks names before
-        `match` needn't check those in here.
+        Use `match` to get one: routes in here may be out of date. A caller that validates names
+        before `match` needn't validate those in here.
         """
 
         self._walks = 0  # since all routes were forgotten: at least as many as are remembered
@@ -168,32 +167,32 @@ class RoutingTable(Generic[T]):
 
     @property
     def remembered(self) -> int:
-        """The number of routes that are remembered."""
+        """The number of cached routes."""
         return sum(map(len, self.routes.values()))
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing at all is left: no item, no node, no remembered route."""
+        """Whether nothing is left: no item, no node, no cached route."""
         leftovers = self._interests, self._places, self.routes, self._changes, self._root.edges
         return not any(leftovers)
 
     def add(self, item: T, interest: Interest) -> None:
-        """Add an item, or another interest of an item that is there.
+        """Add an item, or another interest of an item that has been added before.
 
-        The place of an item in the order is that of its first interest.
+        An item keeps the place in the order of its first interest.
 
         Raises:
           ValueError: If the item has this interest already.
         """
         if (item, interest) in self._interests:
-            raise ValueError(f"{item!r} has been added under {interest} before")
+            raise ValueError(f"{item!r} already has the interest {interest}")
         self._interests.add((item, interest))
         place, interests = self._places.get(item) or (next(self._next_place), 0)
         self._places[item] = place, interests + 1
         self._change(item, interest, +1)
 
     def remove(self, item: T, interest: Interest) -> None:
-        """Remove an interest of an item; with its last interest, the item goes.
+        """Remove an interest of an item, and with its last interest the item.
 
         Raises:
           KeyError: If the item doesn't have this interest.
@@ -207,11 +206,11 @@ class RoutingTable(Generic[T]):
             self.forget_routes()
 
     def match(self, system: str, kind: str) -> Route[T]:
-        """The route of a system and a kind, which is remembered.
+        """The route of a system and a kind, which is then cached.
 
         Args:
-          system: A name; it isn't checked here.
-          kind: Likewise.
+          system: A valid name.
+          kind: A valid name.
         """
         try:
             route = self.routes[system][kind]
@@ -220,20 +219,20 @@ class RoutingTable(Generic[T]):
         return route if route.version == self._version else self._updated(route)
 
     def peek(self, system: str, kind: str) -> Route[T]:
-        """The same, remembering nothing new."""
+        """The same, without adding to the cache."""
         if kind in self.routes.get(system, ()):
             return self.match(system, kind)
         return self._find(system, kind)
 
     def clear(self) -> None:
-        """Remove all items, and forget all routes."""
+        """Remove all items, and empty the cache."""
         self._root = _Node()
         self._interests.clear()
         self._places.clear()
         self.forget_routes()
 
     def forget_routes(self) -> None:
-        """Forget all remembered routes."""
+        """Empty the cache."""
         self.routes.clear()
         self._changes.clear()
         self._walks = 0
