@@ -185,7 +185,6 @@ def _scenario_as_json(outcome: Outcome) -> dict[str, Any]:
     A ratio says how many times as fast ours is as another one: its median over the rounds.
     """
     ours = [name for name in outcome.figures if name in peers.BUSES]
-    others = [name for name in outcome.figures if name not in peers.BUSES]
     return {
         "name": outcome.scenario.name,
         "unit": "bytes" if outcome.scenario.unit == BYTES else "seconds",
@@ -197,7 +196,8 @@ def _scenario_as_json(outcome: Outcome) -> dict[str, Any]:
         "ratios": {
             bus: {
                 other: short(Spread.of(outcome.ratios(other, bus)).median, digits=3)
-                for other in others
+                for other in outcome.figures
+                if other != bus
             }
             for bus in ours
         },

@@ -52,7 +52,13 @@ def inline(svg: str, description: str) -> str:
     svg = re.sub(r' (?:id|stroke|font-family)="[^"]*"', "", svg)
     svg = re.sub(r' fill="(?!none)[^"]*"', "", svg)
     label = html.escape(description)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    # Letters are 17 pixels high, and on a phone at least 11: beyond that, the figure scrolls.
+    points = float(svg.partition('width="')[2].partition("pt")[0])
+    width = round(0.65 * 4 / 3 * points)
+    style = f"min-width: {width}px"
+    return svg.replace(
+        "<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1
+    )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
