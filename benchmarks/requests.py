@@ -62,7 +62,7 @@ def main() -> None:
     print(f"Python {platform.python_version()}, trio {trio.__version__}, {ROUNDS} rounds")
     rounds = [{pending: trio.run(measure, pending) for pending in PENDING} for _ in range(ROUNDS)]
     for which, title in enumerate(("request and reply, one after the other", "only the reply")):
-        print(f"\n{title}, while so many requests are pending")
+        print(f"\n{title}, by the number of other pending requests")
         for pending in PENDING:
             times = [r[pending][which] for r in rounds]
             ratios = sorted(r[pending][which] / r[PENDING[0]][which] for r in rounds)

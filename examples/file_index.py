@@ -288,7 +288,7 @@ def choose_progress() -> Consumer:
     try:
         import rich.progress  # noqa: F401, PLC0415 - only to see whether it is there
     except ImportError:
-        print("(There would be a progress bar here after: pip install rich)")
+        print("(For a progress bar, run: pip install rich)")
         return progress_lines
     return progress_bar
 

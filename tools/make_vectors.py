@@ -233,7 +233,7 @@ def main() -> None:
         FILE.parent.mkdir(exist_ok=True)
         FILE.write_bytes(text.encode("ascii"))
     elif FILE.read_bytes() != text.encode("ascii"):
-        sys.exit(f"{FILE} is not what {Path(__file__).name} writes: run that, and look at the diff")
+        sys.exit(f"{FILE} is out of date: run {Path(__file__).name}, and check the difference")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main() -> None:
             job = partial(test, pythons[version], text(version))
             jobs.append((f"Python {text(version)}", job))
         else:
-            heading(f"Python {text(version)} NOT FOUND on this machine, and so NOT TESTED")
+            heading(f"Python {text(version)} NOT TESTED: it was not found on this machine")
     title = f"Python {text(oldest)}, oldest dependencies: {', '.join(lower_bounds)}"
     jobs.append((title, partial(test, pythons[oldest], "oldest", *lower_bounds)))
 
@@ -148,9 +148,9 @@ def verify_types(venv: Path) -> None:
     score = types["completenessScore"]
     print(f"pyright knows {score:.1%} of the public types ({known} symbols)", flush=True)
     if output.returncode or score < 1:
-        sys.exit("Not complete.")
+        sys.exit("The public types are not complete.")
     if not Path(types["packageRootDirectory"]).is_relative_to(venv):
-        sys.exit(f"That was not the wheel, but {types['packageRootDirectory']}.")
+        sys.exit(f"pyright checked {types['packageRootDirectory']}, not the wheel.")
 
 
 def pytest(venv: Path, *runner: str) -> str:

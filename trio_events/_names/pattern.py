@@ -103,7 +103,7 @@ def plain_name(value: object, field: str, *, reserved: bool = False) -> str:
     elif field == "system" and name.startswith(_IN_PATHS):
         rule = f"must not begin with {_IN_PATHS!r}: {_IN_THE_RIGHT_ORDER}"
     elif not _SPECIAL.isdisjoint(name):
-        rule = "must be a name, without any of the pattern characters * ( ) |"
+        rule = "must not contain * ( ) or |, which are for patterns"
     elif "" in (segments := name.split(".")):
         rule = "must not have an empty segment"
     elif len(segments) > MAX_SEGMENTS:
