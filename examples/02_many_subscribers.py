@@ -1,4 +1,4 @@
-"""Many subscribers: each gets what its two patterns match, and knows nothing of the others."""
+"""Many subscribers: each receives what its two patterns match, whatever the others do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events from other threads: `send` from one that may wait, `send_soon` from one that may not."""
+"""Events from other threads: `send` from one that can wait, `send_soon` from one that can't."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ async def main() -> None:
 
         await trio.to_thread.run_sync(measure, bus)
 
-        doorbell = threading.Thread(target=ring, args=[bus])  # trio knows nothing of this one
+        doorbell = threading.Thread(target=ring, args=[bus])  # trio doesn't know this one
         doorbell.start()
-        # To join in a thread keeps trio running. When it returns, trio has got to the events.
+        # Joining in a thread keeps trio running. When it returns, trio has received the events.
         await trio.to_thread.run_sync(doorbell.join)
     print(f"{bus.statistics().accepted} accepted, {bus.statistics().refused} refused")
 

@@ -17,7 +17,7 @@ import trio_events as events
 async def shop(counts: Counter[str]) -> None:
     for number in range(1, 101):
         await events.send("orders", "order.created", f"/orders/{number}")
-        counts["sent"] += 1  # not reached if send is cancelled: then nobody sees the event
+        counts["sent"] += 1  # not reached if send is cancelled; the event was not sent
     signal.raise_signal(signal.SIGTERM)
     await trio.sleep_forever()  # the shop stays open
 

@@ -19,7 +19,7 @@ done: Counter[str] = Counter()
 async def take_photos() -> None:
     for number in range(1, 101):
         await events.send("photos.raw", "photo.taken", f"/photos/{number}")
-        done["taken"] += 1  # not reached if send is cancelled: then nothing was sent
+        done["taken"] += 1  # not reached if send is cancelled; the event was not sent
     signal.raise_signal(signal.SIGTERM)
     await trio.sleep_forever()  # the camera stays on
 

@@ -1,6 +1,6 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING
 from typing import get_type_hints as _get_type_hints
 
 from ._ambient import (
@@ -109,7 +109,7 @@ __all__ = [
     "wait_for",
 ]
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     __version__: str
 else:
 
@@ -128,4 +128,4 @@ for _name in __all__:
     if isinstance(_value, type):  # its annotations are texts that refer to names in that file
         _value.__annotations__ = _get_type_hints(_value, include_extras=True)
     _value.__module__ = __name__
-del _name, _value
+del TYPE_CHECKING, _name, _value
