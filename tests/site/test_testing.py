@@ -266,6 +266,7 @@ async def test_a_bus_that_is_opened_is_recorded_by_pattern(autojump_clock: MockC
     with record_opened_buses("orders", "*.created", path="/1") as recorders:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(program)
+            nursery.start_soon(trio.lowlevel.checkpoint)
     recorders[1].assert_received([("orders", "order.created", "/1")])
 
 
