@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -451,7 +452,9 @@ def make_demo(tmp_path: Path, *arguments: str) -> list[str]:
     """The arguments that `make demo` calls Python with, given those of make."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     python = tmp_path / "venv" / "bin" / "python"
-    python.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], file=sys.stderr)\n")
+    show = "import sys; print(sys.argv[1:], file=sys.stderr)"
+    # By way of sh, because a path after #! can't have spaces.
+    python.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -c '{show}' \"$@\"\n")
     python.chmod(0o700)
     for step in ("made", "demo"):
         (tmp_path / "venv" / step).touch()
