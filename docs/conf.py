@@ -50,13 +50,14 @@ html_theme_options = {
     ],
 }
 # Copy programs without the outputs and prompts around them.
-copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
+copybutton_selector = "div:not(.highlight-text, .highlight-none) > div.highlight > pre"
 copybutton_exclude = ".linenos, .go, .gp"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 myst_heading_anchors = 3
+highlight_language = "none"  # a block without a language is a log line or an error
 pygments_style = "default"
 pygments_dark_style = "github-dark"
 
