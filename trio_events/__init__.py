@@ -16,7 +16,7 @@ from ._errors import (
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
-from ._event import Event
+from ._event import Event, Source
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
 from ._names.pattern import ExactPath, Pattern
@@ -64,6 +64,7 @@ __all__ = [
     "Propagate",
     "Restart",
     "RulePolicy",
+    "Source",
     "Subscription",
     "SubscriptionLimitError",
     "SubscriptionOverflowError",

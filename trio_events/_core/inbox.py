@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Protocol, TypeAlias, final
+from typing import ClassVar, Protocol, TypeAlias, final
 
 import attrs
 import trio
@@ -15,6 +15,9 @@ from .notices import Notices
 
 class Recipient(Hashable, Protocol):
     """What the routing table leads to, such as a subscription."""
+
+    local_only: ClassVar[bool]
+    """Whether it ignores events that a bridge brought."""
 
     closed: bool
     """Whether it wants no event that is accepted from now on."""

@@ -178,11 +178,16 @@ class Router:
         return system, kind
 
     def make_subscription(
-        self, interest: Interest, origin: str, max_buffer_size: int, overflow: Overflow
+        self,
+        interest: Interest,
+        origin: str,
+        max_buffer_size: int,
+        overflow: Overflow,
+        actor_type: type[SubscriptionActor] = SubscriptionActor,
     ) -> SubscriptionActor:
         """A subscription that is not open yet."""
         buffer = Buffer(max_buffer_size, overflow)
-        return SubscriptionActor(interest, origin, buffer, self.core, self.subscriptions)
+        return actor_type(interest, origin, buffer, self.core, self.subscriptions)
 
     def open_waiter(self, interest: Interest, origin: str, max_unread: int) -> SubscriptionActor:
         """A subscription without a task, which never makes a sender wait."""
@@ -226,7 +231,8 @@ class Router:
 
     def open(self, subscription: SubscriptionActor, handle: object = None) -> None:
         """Take in a subscription: it gets every event that is accepted from now on."""
-        self.core.inbox.post(Subscribe(subscription, subscription.interest))
+        for interest in subscription.interests:
+            self.core.inbox.post(Subscribe(subscription, interest))
         subscription.open_among[subscription] = handle
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:

@@ -170,6 +170,8 @@ class HandlerActor:
         try:
             while await self._call(event):
                 pass
+            if self._registration.on_finished is not None:
+                self._registration.on_finished(event)
         except BaseException as error:
             self._calls_cut += is_cancelled(error)
             raise

@@ -81,6 +81,8 @@ class Registration:
     terms: Terms
     concurrency: int
     on_error: OnError
+    on_finished: Callable[[Event[Any]], None] | None = None
+    """Called with each event that has been handled, or has failed for good."""
 
     def __attrs_post_init__(self) -> None:
         if not is_async(self.handler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, final
 
 import trio
@@ -10,7 +11,7 @@ from .._core.router import LEFT, Router
 
 
 class Member(Protocol):
-    """A handler at work."""
+    """A handler at work, or a bridge."""
 
     @property
     def is_idle(self) -> bool:
@@ -36,6 +37,7 @@ class Staff:
         "_quiet",
         "_router",
         "draining",
+        "on_closing",
     )
 
     def __init__(self, nursery: trio.Nursery, router: Router, drain_timeout: float) -> None:
@@ -44,6 +46,9 @@ class Staff:
         self._drain_timeout = drain_timeout
         self._members: dict[Member, None] = {}
         self.draining = False
+        self.on_closing: dict[Callable[[], None], None] = {}
+        """Called when the bus begins to close: what brings in events from outside ends."""
+
         # Those that may have become idle, or busy, since the drain looked.
         self._changed: dict[Member, None] = {}
         self._quiet = trio.lowlevel.ParkingLot()
@@ -78,6 +83,8 @@ class Staff:
         """Close the bus: at once, or when the handlers have finished."""
         if self._router.core.door.closed or self.draining:
             return
+        for stop in tuple(self.on_closing):
+            stop()
         if not self._members:
             self._router.close(reason)
             return
