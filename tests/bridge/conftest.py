@@ -65,9 +65,7 @@ def tiny_log(kind_of_log: str, request: pytest.FixtureRequest, tmp_path: Path) -
     return small_log(kind_of_log, request, tmp_path, max_events=10)
 
 
-def small_log(
-    kind: str, request: pytest.FixtureRequest, folder: Path, max_events: int
-) -> EventLog:
+def small_log(kind: str, request: pytest.FixtureRequest, folder: Path, max_events: int) -> EventLog:
     if kind == "memory":
         return MemoryLog(max_events=max_events)
     if kind == "sqlite":

@@ -216,8 +216,9 @@ class _MemorySession:
 
     async def read(self, after: int, max_events: int, wait: float) -> list[Entry]:
         await trio.lowlevel.checkpoint()
-        with trio.move_on_after(wait):
-            while self._log._bounds()[1] <= after:
+        deadline = trio.current_time() + wait
+        while self._log._bounds()[1] <= after and trio.current_time() < deadline:
+            with trio.move_on_at(deadline):
                 await self._log._changed.park()
         return self._log._after(after, max_events)
 

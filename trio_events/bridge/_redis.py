@@ -313,16 +313,14 @@ class _RedisSession:
         (entries,) = found.values()
         return 0, [Claim(_position(e.identifier), _event(e), 1) for e in entries]
 
-    async def finish(
+    async def finish(  # noqa: ASYNC910  # nothing to do is no call
         self, group: str, member: str, done: Sequence[int], running: Sequence[int], lease: float
     ) -> None:
         if done:
             await self._call(self._client.xack, self._stream, group, [f"{p}-0" for p in done])
         if running:
             ids = [f"{position}-0" for position in running]
-            await self._call(
-                self._client.xclaim, self._stream, group, member, 0, ids, justid=True
-            )
+            await self._call(self._client.xclaim, self._stream, group, member, 0, ids, justid=True)
 
 
 def _position(identifier: str | bytes) -> int:

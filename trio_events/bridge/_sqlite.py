@@ -22,11 +22,13 @@ _VERSION: Final = 1
 _SCHEMA: Final = (
     "create table events(position integer primary key, event blob not null) strict",
     "create table writers(writer text primary key, last integer not null, at real not null) strict",
-    "create table groups(name text primary key, wants text not null, position integer not null)"
-    " strict",
-    "create table claims(name text, position integer, member text not null, since real not null,"
-    " until real not null, attempt integer not null, primary key(name, position))"
-    " strict, without rowid",
+    """create table groups(
+        name text primary key, wants text not null, position integer not null
+    ) strict""",
+    """create table claims(
+        name text, position integer, member text not null, since real not null,
+        until real not null, attempt integer not null, primary key(name, position)
+    ) strict, without rowid""",
     f"pragma application_id={_APPLICATION_ID}",
     f"pragma user_version={_VERSION}",
 )
@@ -157,7 +159,7 @@ class _SqliteSession:
         if self._identity() != self._file:
             raise LogUnavailableError(f"{self._path} was moved away, or replaced")
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: ASYNC910  # nothing to do is no call
         """Close the connection."""
         if self._connection is not None:
             await trio.to_thread.run_sync(self._connection.close, limiter=self._limiter)
@@ -207,7 +209,9 @@ class _SqliteSession:
         (version,) = self._db.execute("pragma data_version").fetchone()
         return int(version)
 
-    async def _wait_for_change(self, version: int, deadline: float) -> None:
+    async def _wait_for_change(  # noqa: ASYNC910  # what follows is a checkpoint
+        self, version: int, deadline: float
+    ) -> None:
         """Wait until the file has changed, or the deadline on trio's clock. A checkpoint."""
         pause, longest = _POLL
         while trio.current_time() < deadline:
