@@ -116,7 +116,7 @@ async def open_bridge(bus: EventBus, log: str | EventLog, *, name: str | None = 
         name = socket.gethostname()
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, not {name!r}")
-    link = Link(bus, open_log(log) if isinstance(log, str) else log, name)
+    link = Link(bus, open_log(log), name)
     await link.arrive()
     _, last = await link.attempt(_bounds)
     link.check_open()

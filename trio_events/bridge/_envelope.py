@@ -96,8 +96,10 @@ class Types:
         """Those types.
 
         Raises:
-          TypeError: If msgspec can't read something as one of them.
+          TypeError: If it is no mapping, or msgspec can't read something as one of them.
         """
+        if not isinstance(types, Mapping):
+            raise TypeError(f"types must be a mapping from kinds to types, not {types!r}")
         return Types({kind: msgspec.json.Decoder(type_) for kind, type_ in types.items()})
 
     def event(self, envelope: CloudEvent, log: str, position: int, attempt: int) -> Event[Any]:

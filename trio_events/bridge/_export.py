@@ -31,7 +31,7 @@ _MAX_BATCH_SIZE: Final = 1024 * 1024
 """Bytes that are appended at once."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ExportActor(SubscriptionActor):
     """The actor of an export: it ignores what bridges have brought."""
 

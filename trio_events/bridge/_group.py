@@ -36,7 +36,7 @@ class TooManyAttemptsError(EventBusError):
     kind = ErrorKind.UNAVAILABLE
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class GroupActor(SubscriptionActor):
     """The actor of a group's handler: it gets its events from the log, not from the router."""
 
@@ -187,15 +187,13 @@ class Group:
 
     async def _take(self, claim: Claim) -> None:  # noqa: ASYNC910  # `call` has had a checkpoint
         event = self._opened(claim)
-        if event is None:
-            return
-        if claim.attempt > self._max_attempts:
+        if event is not None and claim.attempt > self._max_attempts:
             await self._bury(event, claim)
-            return  # noqa: ASYNC910  # as above
-        self._link.counts["repeated"] += claim.attempt > 1
-        self._running[claim.position] = None
-        with self.actor.core.notices:
-            self.actor.deliver([event])
+        elif event is not None:
+            self._link.counts["repeated"] += claim.attempt > 1
+            self._running[claim.position] = None
+            with self.actor.core.notices:
+                self.actor.deliver([event])
 
     def _opened(self, claim: Claim) -> Event[Any] | None:
         """The event of a claim; None if there is nothing to be done with it."""

@@ -136,7 +136,7 @@ class RedisLog:
 
     Raises:
       TypeError: If `max_events` is not an int.
-      ValueError: If `max_events` is less than 1.
+      ValueError: If `max_events` is less than 1, or `log` empty or with braces in it.
     """
 
     def __init__(
@@ -152,6 +152,8 @@ class RedisLog:
         max_events: int = 1_000_000,
     ) -> None:
         check_count("max_events", max_events)
+        if not log or not set("{}").isdisjoint(log):
+            raise ValueError(f"log must be a name without braces, not {log!r}")
         scheme = "redis" if ssl_context is None else "rediss"
         address = f"[{host}]" if ":" in host else host
         self._label = f"{scheme}://{address}:{port}/{db}?log={log}"

@@ -14,17 +14,19 @@ _FORMS: Final = (
 )
 
 
-def open_log(url: str) -> EventLog:
-    """The log that a URL names. Nothing is opened yet.
+def open_log(log: str | EventLog) -> EventLog:
+    """The log that a URL names, or the log itself. Nothing is opened yet.
 
     Raises:
-      TypeError: If it is not a `str`.
+      TypeError: If it is neither.
       ValueError: If it doesn't name a log, or an option isn't one. The text has no password in it.
     """
-    if not isinstance(url, str):
-        raise TypeError(f"log must be a URL or an EventLog, not {url!r}")
+    if not isinstance(log, str):
+        if not (hasattr(log, "open") and hasattr(log, "label")):
+            raise TypeError(f"log must be a URL or an EventLog, not {log!r}")
+        return log
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(log)
         scheme, _port = parts.scheme, parts.port
     except ValueError:  # whose text may have the password in it
         raise ValueError(f"this is not a URL; {_FORMS}") from None
