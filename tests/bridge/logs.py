@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, final
 
@@ -114,6 +114,12 @@ class _ShakySession:
         await self._before("finish")
         await self.inner.finish(group, member, done, running, lease)
         self.broken = False
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is true that nothing tells."""
+    while not condition():  # noqa: ASYNC110  # there is no event for it
+        await trio.sleep(0.01)
 
 
 async def entries_of(log: EventLog, after: int = 0) -> list[Any]:

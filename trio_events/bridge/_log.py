@@ -182,8 +182,11 @@ class MemoryLog:
     def __repr__(self) -> str:
         return f"<MemoryLog {self.label!r} of {len(self._entries)} events>"
 
+    def _index(self, position: int) -> int:
+        return bisect_right(self._entries, position, key=attrgetter("position"))
+
     def _after(self, position: int, max_events: int) -> list[Entry]:
-        start = bisect_right(self._entries, position, key=attrgetter("position"))
+        start = self._index(position)
         return self._entries[start : start + max_events]
 
     def _at(self, position: int) -> Entry | None:
@@ -209,7 +212,7 @@ class _MemorySession:
             return last
         start = max(last, seen) + 1
         log._entries += [Entry(start + n, bytes(event)) for n, event in enumerate(new)]
-        del log._entries[: -log._max_events]
+        del log._entries[: log._index(start + len(new) - 1 - log._max_events)]
         log._writers[writer] = first + len(events) - 1
         log._changed.unpark_all()
         return start + len(new) - 1
