@@ -30,10 +30,11 @@ LAYERS = [
     {"_supervisor"},
     {"_ambient"},
     {"__init__"},
-    {"testing", "__main__", "bridge._log", "bridge._envelope"},
+    {"testing", "bridge._log", "bridge._envelope"},
     {"bridge._line", "bridge._sqlite", "bridge._redis"},
     {"bridge._link", "bridge._urls"},
-    {"bridge._export", "bridge._follower"},
+    {"bridge._export", "bridge._follower", "bridge._command"},
+    {"__main__"},
     {"bridge._group"},
     {"bridge._bridge"},
     {"bridge.__init__"},
@@ -94,6 +95,7 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
             _, outer = imports(module)
             allowed = {"trio", "attrs"} | {
                 "testing": {"hypothesis"},
+                "bridge._command": {"msgspec"},
                 "bridge._envelope": {"msgspec"},
                 "bridge._redis": {"coredis", "anyio"},  # anyio: whose errors coredis lets through
                 "_event": {"typing_extensions"},  # for type checkers, which bring it along

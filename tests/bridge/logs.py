@@ -11,7 +11,15 @@ from typing import Any, final
 import attrs
 import trio
 
-from trio_events.bridge import Claim, Entry, EventLog, LogSession, LogUnavailableError, MemoryLog
+from trio_events.bridge import (
+    Claim,
+    Entry,
+    EventLog,
+    GroupState,
+    LogSession,
+    LogUnavailableError,
+    MemoryLog,
+)
 
 
 @final
@@ -114,6 +122,9 @@ class _ShakySession:
         await self._before("finish")
         await self.inner.finish(group, member, done, running, lease)
         self.broken = False
+
+    async def groups(self) -> list[GroupState]:
+        return await self.inner.groups()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from trio_events.bridge import Claim, Entry, EventLog, LogRefusedError
+from trio_events.bridge import Claim, Entry, EventLog, GroupState, LogRefusedError
 
 LEASE = 0.3
 LONG = 60.0
@@ -255,3 +255,18 @@ async def test_a_wait_for_claims_ends_when_a_lease_does(log: EventLog) -> None:
             while not (claims := (await session.claim("g", "n", 1, LEASE, LEASE / 2))[1]):
                 pass
         assert places(claims) == [(1, 2)]
+
+
+async def test_a_log_knows_its_groups(log: EventLog) -> None:
+    async with log.open() as session:
+        assert await session.groups() == []
+        await session.append("w", 1, [b"a", b"b", b"c"], 0)
+        await session.join("mailer", "orders", 0)
+        await session.join("audit", "**", 1)
+        await session.claim("mailer", "m", 2, LONG, 0)
+        await session.finish("mailer", "m", [1], [], LONG)
+        for _ in range(2):
+            assert await session.groups() == [
+                GroupState("audit", "**", 1, 0),
+                GroupState("mailer", "orders", 2, 1),
+            ]

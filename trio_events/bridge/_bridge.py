@@ -119,7 +119,7 @@ async def open_bridge(bus: EventBus, log: str | EventLog, *, name: str | None = 
     link = Link(bus, open_log(log), name)
     await link.arrive()
     _, last = await link.attempt(_bounds)
-    link.check_open()
+    await link.arrive()
     link.note_seen(last)
     link.staff.on_closing[link.stop_inflow] = None
     bridge: Bridge = Bridge._create(link)

@@ -108,10 +108,10 @@ class Link:
                 async with self.log.open() as session:
                     answer = await operation(session)
             except LogUnavailableError as error:
-                self.check_open()
                 self.reports.begin_trouble(operation, error)
                 try:
                     await sleep()
+                    self.check_open()
                 except BaseException:
                     self.reports.end_trouble(operation, succeeded=False)
                     raise

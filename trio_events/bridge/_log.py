@@ -56,6 +56,24 @@ class Claim:
     """How many times it has been handed out, this time included."""
 
 
+@final
+@attrs.frozen
+class GroupState:
+    """What a log knows about a group."""
+
+    name: str
+    """The name of the group."""
+
+    wants: str
+    """Its patterns."""
+
+    position: int
+    """The position up to which entries have been handed out."""
+
+    claims: int
+    """How many of these are claimed, and not finished."""
+
+
 class LogSession(Protocol):
     """The connection of one task to a log.
 
@@ -106,6 +124,9 @@ class LogSession(Protocol):
         self, group: str, member: str, done: Sequence[int], running: Sequence[int], lease: float
     ) -> None:
         """End the claims of a member on some positions, and renew those on others."""
+
+    async def groups(self) -> list[GroupState]:
+        """The groups, in the order of their names."""
 
 
 class EventLog(Protocol):
@@ -261,6 +282,11 @@ class _MemorySession:
                 held.until = trio.current_time() + lease
             else:
                 del leases[position]
+
+    async def groups(self) -> list[GroupState]:
+        await trio.lowlevel.checkpoint()
+        groups = sorted(self._log._groups.items())
+        return [GroupState(name, g.wants, g.position, len(g.leases)) for name, g in groups]
 
 
 def check_wants(group: str, have: str, wants: str) -> None:

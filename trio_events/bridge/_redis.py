@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import Any, Final, TypeVar, final
 
 import anyio
@@ -14,7 +15,15 @@ import trio
 from coredis.retry import NoRetryPolicy
 
 from .._core.buffer import check_count
-from ._log import Claim, Entry, LogRefusedError, LogSession, LogUnavailableError, check_wants
+from ._log import (
+    Claim,
+    Entry,
+    GroupState,
+    LogRefusedError,
+    LogSession,
+    LogUnavailableError,
+    check_wants,
+)
 
 T = TypeVar("T")
 
@@ -61,12 +70,14 @@ for _, pending in ipairs(redis.call('XPENDING', stream, group, 'IDLE', lease, '-
     missed = missed + 1
   end
 end
+local after = 0
 if #claims < count then
-  local before
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     if info[2] == group then
       for i = 1, #info, 2 do
-        if info[i] == 'last-delivered-id' then before = info[i + 1] end
+        if info[i] == 'last-delivered-id' then
+          after = tonumber(string.match(info[i + 1], '^%d+'))
+        end
       end
     end
   end
@@ -74,7 +85,7 @@ if #claims < count then
     'XREADGROUP', 'GROUP', group, member, 'COUNT', count - #claims, 'STREAMS', stream, '>'
   )
   if new then
-    local last = tonumber(string.match(before, '^%d+'))
+    local last = after
     for _, entry in ipairs(new[1][2]) do
       local position = tonumber(string.match(entry[1], '^%d+'))
       missed = missed + position - last - 1
@@ -83,7 +94,7 @@ if #claims < count then
     end
   end
 end
-return {missed, claims}
+return {missed, claims, string.format('%.0f', after)}
 """
 
 _PATIENCE: Final = 5.0
@@ -293,27 +304,18 @@ class _RedisSession:
     async def claim(
         self, group: str, member: str, max_events: int, lease: float, wait: float
     ) -> tuple[int, list[Claim]]:
-        missed, claims = await self._call(
-            self._claim,
-            keys=[self._stream],
-            args=[group, member, int(lease * 1000), max_events],
-        )
-        if missed or claims or not wait:
-            return int(missed), [Claim(_position(p), e, int(n)) for p, e, n in claims]
-        # There is nothing now, so nothing can be gone before what comes next.
-        found = await self._call(
-            self._client.xreadgroup,
-            group,
-            member,
-            {self._stream: ">"},
-            count=max_events,
-            block=_block(wait),
-            wait=wait,
-        )
-        if not found:
-            return 0, []
-        (entries,) = found.values()
-        return 0, [Claim(_position(e.identifier), _event(e), 1) for e in entries]
+        deadline = trio.current_time() + wait
+        while True:
+            missed, claims, after = await self._call(
+                self._claim,
+                keys=[self._stream],
+                args=[group, member, int(lease * 1000), max_events],
+            )
+            left = deadline - trio.current_time()
+            if missed or claims or left <= 0:
+                return int(missed), [Claim(_position(p), e, int(n)) for p, e, n in claims]
+            # Only to wait: a blocking XREADGROUP doesn't tell what was gone before it got anything.
+            await self.read(_position(after), 1, left)
 
     async def finish(  # noqa: ASYNC910  # nothing to do is no call
         self, group: str, member: str, done: Sequence[int], running: Sequence[int], lease: float
@@ -323,6 +325,22 @@ class _RedisSession:
         if running:
             ids = [f"{position}-0" for position in running]
             await self._call(self._client.xclaim, self._stream, group, member, 0, ids, justid=True)
+
+    async def groups(self) -> list[GroupState]:
+        wants = await self._call(self._client.hgetall, f"{self._stream}:groups")
+        if not wants:
+            return []
+        found = await self._call(self._client.xinfo_groups, self._stream)
+        states = [
+            GroupState(
+                name := bytes(info["name"]).decode(),
+                bytes(wants.get(name.encode(), b"")).decode(),
+                _position(info["last-delivered-id"]),
+                int(info["pending"]),
+            )
+            for info in found
+        ]
+        return sorted(states, key=attrgetter("name"))
 
 
 def _position(identifier: str | bytes) -> int:

@@ -12,7 +12,15 @@ from typing import Final, Literal, TypeVar, final, get_args
 import trio
 
 from .._core.buffer import check_count
-from ._log import Claim, Entry, LogRefusedError, LogSession, LogUnavailableError, check_wants
+from ._log import (
+    Claim,
+    Entry,
+    GroupState,
+    LogRefusedError,
+    LogSession,
+    LogUnavailableError,
+    check_wants,
+)
 
 T = TypeVar("T")
 Synchronous = Literal["full", "normal"]
@@ -347,6 +355,16 @@ class _SqliteSession:
             f"update claims set since = ?, until = ? {of_claim}",
             [(now, now + lease, group, position, member) for position in running],
         )
+
+    async def groups(self) -> list[GroupState]:
+        return await self._read(self._groups)
+
+    def _groups(self) -> list[GroupState]:
+        rows = self._db.execute(
+            "select name, wants, g.position, count(c.position) from groups g"
+            " left join claims c using (name) group by name order by name"
+        )
+        return [GroupState(*row) for row in rows]
 
 
 @final
