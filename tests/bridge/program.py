@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 import trio
 
@@ -69,4 +70,5 @@ async def work(log: str, file: str, lease: str, concurrency: str, mode: str) -> 
 
 
 if __name__ == "__main__":
-    trio.run({"write": write, "work": work}[sys.argv[1]], *sys.argv[2:])
+    role: Any = {"write": write, "work": work}[sys.argv[1]]
+    trio.run(role, *sys.argv[2:])

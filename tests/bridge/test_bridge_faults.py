@@ -54,6 +54,10 @@ def lines(file: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def has_lines(file: Path, number: int) -> bool:
+    return len(lines(file)) >= number
+
+
 @asynccontextmanager
 async def bridge_to(log: EventLog | str, **options: Any) -> AsyncGenerator[Bridge]:
     async with open_event_bus(**options) as bus:
@@ -79,9 +83,10 @@ async def test_what_a_killed_writer_had_flushed_is_there_once_and_in_order(
 ) -> None:
     file, first = tmp_path / "flushed", 1
     with trio.fail_after(60):
-        for number in (1, 2, 3):
+        for _ in range(3):
+            enough = len(lines(file)) + 8
             with process("write", url, str(file), str(first)):
-                await until(lambda number=number: len(lines(file)) >= 8 * number)
+                await until(partial(has_lines, file, enough))
             last = int(lines(file)[-1][0])
             stored = [int(path[1:]) for path in await paths_in(open_log(url))]
             assert stored == list(range(1, len(stored) + 1))
@@ -103,9 +108,9 @@ async def test_what_killed_members_had_not_finished_is_handled_by_others(
         await until(lambda: len(lines(file)) == 2)
         for round_ in range(3):
             with work() as child:
-                await until(lambda child=child: ["ready", str(child.pid)] in lines(file))
+                await until(lambda: ["ready", str(child.pid)] in lines(file))
                 await send_jobs(url, *jobs[50 * round_ : 50 * (round_ + 1)])
-                await until(lambda child=child: begun_by(child, file) >= 5)
+                await until(lambda: begun_by(child, file) >= 5)
                 killed.add(str(child.pid))
         await until(lambda: ended(file) == set(jobs))
         await until_answered(url, set(jobs))
@@ -140,7 +145,7 @@ async def answers_in(url: str) -> list[str]:
 
 
 async def until_answered(url: str, jobs: set[str]) -> None:
-    while set(await answers_in(url)) != jobs:
+    while set(await answers_in(url)) != jobs:  # noqa: ASYNC110  # nothing tells
         await trio.sleep(0.05)
 
 
@@ -154,7 +159,7 @@ async def test_an_event_that_kills_its_process_is_given_up(url: str, tmp_path: P
         while True:
             with work() as child:
                 await until(
-                    lambda child=child: (
+                    lambda: (
                         child.poll() is not None or (buried(file) and ended(file) == set(others))
                     )
                 )
@@ -228,7 +233,7 @@ async def flood(
                         await one.send("s", "k", path)
                         await trio.sleep(0.0005)
 
-                for _ in sent:
+                while len(got) < count:
                     got.append((await subscription.receive()).path)
             assert got == sent
             assert await paths_in(open_log(server.url)) == sent
@@ -373,54 +378,51 @@ async def test_a_log_restored_from_an_older_copy_loses_exactly_what_a_reader_cou
     assert got.seen == [f"/{n}" for n in range(250)]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "valkey"])
 async def test_readers_and_groups_behind_a_small_log_miss_what_they_count(
-    valkey: Server, tmp_path: Path
+    kind: str, valkey: Server, tmp_path: Path
 ) -> None:
-    count = 3_000
-    for log in (
-        SqliteLog(tmp_path / "small.db", max_events=50, synchronous="normal"),
-        RedisLog(port=valkey.port, log=tmp_path.name, max_events=50),
-    ):
-        got = Recorder()
+    count, got = 3_000, Recorder()
+    log: EventLog = RedisLog(port=valkey.port, log=tmp_path.name, max_events=50)
+    if kind == "sqlite":
+        log = SqliteLog(tmp_path / "small.db", max_events=50, synchronous="normal")
 
-        async def slow(event: Event, got: Recorder = got) -> None:
-            await got(event)
-            await trio.sleep(0.001)
+    async def slow(event: Event) -> None:
+        await got(event)
+        await trio.sleep(0.001)
 
-        with trio.fail_after(60):
-            async with open_event_bus() as bus, open_event_bus() as writing:
-                bridge = await open_bridge(bus, log)
-                subscription = await bus.subscribe("s", max_buffer_size=10)
-                follower = await bridge.follow("s")
-                await bridge.on(slow, "s", group="g", after=0, concurrency=5)
-                exporting = await open_bridge(writing, log)
-                await exporting.export("s")
-                async with trio.open_nursery() as nursery:
+    with trio.fail_after(60):
+        async with open_event_bus() as bus, open_event_bus() as writing:
+            bridge = await open_bridge(bus, log)
+            subscription = await bus.subscribe("s", max_buffer_size=10)
+            follower = await bridge.follow("s")
+            await bridge.on(slow, "s", group="g", after=0, concurrency=5)
+            exporting = await open_bridge(writing, log)
+            await exporting.export("s")
+            async with trio.open_nursery() as nursery:
 
-                    @nursery.start_soon
-                    async def _(subscription: Any = subscription) -> None:
-                        async for _ in subscription:
-                            await trio.sleep(0.001)
+                @nursery.start_soon
+                async def _() -> None:
+                    async for _ in subscription:
+                        await trio.sleep(0.001)
 
-                    for number in range(count):
-                        await writing.send("s", "k", f"/{number}")
-                    await exporting.flush()
-                    await until(lambda follower=follower: follower.position == count)
-                    missed = bridge.statistics().missed - follower.statistics().missed
-                    await until(
-                        lambda got=got, bridge=bridge, follower=follower: (
-                            len(got.seen)
-                            + bridge.statistics().missed
-                            - follower.statistics().missed
-                            == count
-                        )
+                for number in range(count):
+                    await writing.send("s", "k", f"/{number}")
+                await exporting.flush()
+                await until(lambda: follower.position == count)
+                missed = bridge.statistics().missed - follower.statistics().missed
+                await until(
+                    lambda: (
+                        len(got.seen) + bridge.statistics().missed - follower.statistics().missed
+                        == count
                     )
-                    nursery.cancel_scope.cancel()
-                statistics = follower.statistics()
-                assert statistics.imported + statistics.missed == count
-                assert statistics.missed > 0
-                assert bridge.statistics().missed - statistics.missed >= missed
-                assert len(set(got.seen)) == len(got.seen)
+                )
+                nursery.cancel_scope.cancel()
+            statistics = follower.statistics()
+            assert statistics.imported + statistics.missed == count
+            assert statistics.missed > 0
+            assert bridge.statistics().missed - statistics.missed >= missed
+            assert len(set(got.seen)) == len(got.seen)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -481,7 +483,7 @@ async def test_a_full_disk_makes_senders_wait(
     original = sqlite3.connect
 
     def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        connection = original(*args, **options)
+        connection: sqlite3.Connection = original(*args, **options)
         connection.execute(f"pragma max_page_count={limit[0]}")
         return connection
 
@@ -600,8 +602,8 @@ HELLO = "+ping +hello +client|id +client|setname +client|setinfo +client|no-touc
 WRITER = "~te:{shop} ~te:{shop}:* +evalsha +eval +script|load +xadd +xinfo|stream +exists +get +set"
 READER = "%R~te:{shop} +xread +xinfo|stream +exists"
 WORKER = (
-    "~te:{shop} ~te:{shop}:groups +evalsha +eval +script|load +xread +xreadgroup +xack +xclaim +xpending "
-    "+xrange +xinfo|groups +xinfo|stream +exists +xgroup|create +hsetnx +hget"
+    "~te:{shop} ~te:{shop}:groups +evalsha +eval +script|load +xread +xreadgroup +xack +xclaim "
+    "+xpending +xrange +xinfo|groups +xinfo|stream +exists +xgroup|create +hsetnx +hget"
 )
 PASSWORD = "correct horse"
 
@@ -639,9 +641,11 @@ async def test_a_user_may_do_what_the_server_allows_and_learns_it_at_the_call(
         try:
             await operation()
         except LogRefusedError as error:
-            assert PASSWORD not in str(error)
+            messages.append(str(error))
             return False
         return True
+
+    messages: list[str] = []
 
     there = RedisLog(port=guarded.port, log=log, username=user, password=PASSWORD)
     with trio.fail_after(30):
@@ -657,6 +661,7 @@ async def test_a_user_may_do_what_the_server_allows_and_learns_it_at_the_call(
                     if await may(operation):
                         done.add(name)
             assert done == allowed
+    assert PASSWORD not in "".join(messages)
 
 
 async def test_each_user_can_do_all_of_its_work(guarded: Server) -> None:
@@ -701,7 +706,7 @@ async def test_a_stream_of_somebody_else_is_refused(valkey: Server, tmp_path: Pa
     key = f"te:{{{tmp_path.name}}}"
     valkey.ask("SET", key, "a text")
     async with open_event_bus() as bus:
-        with pytest.raises(LogRefusedError, match="WRONGTYPE|wrong kind"):
+        with pytest.raises(LogRefusedError, match=r"WRONGTYPE|wrong kind"):
             await open_bridge(bus, f"{valkey.url}?log={tmp_path.name}")
 
 
@@ -723,7 +728,9 @@ async def test_entries_that_others_put_into_the_stream_are_malformed(
 # ---------------------------------------------------------------------------------------------
 
 
-async def test_cancelled_200_times_nothing_is_left(valkey: Server, tmp_path: Path) -> None:
+async def test_cancelled_100_times_nothing_is_left(
+    url: str, valkey: Server, tmp_path: Path
+) -> None:
     def connections() -> int:
         return valkey.ask("CLIENT", "LIST").count("laddr=")
 
@@ -742,15 +749,15 @@ async def test_cancelled_200_times_nothing_is_left(valkey: Server, tmp_path: Pat
                 await bridge.flush()
 
     await trio.to_thread.run_sync(lambda: None)
-    for log in (SqliteLog(tmp_path / "x.db"), RedisLog(port=valkey.port, log=tmp_path.name)):
-        with trio.move_on_after(0.05):
+    log = open_log(url)
+    with trio.move_on_after(0.05):
+        await use(log)
+    tasks, open_files = trio.lowlevel.current_statistics().tasks_living, descriptors()
+    for number in range(100):
+        with trio.move_on_after(number * 0.0004) as scope:
             await use(log)
-        tasks, open_files = trio.lowlevel.current_statistics().tasks_living, descriptors()
-        for number in range(100):
-            with trio.move_on_after(number * 0.0004) as scope:
-                await use(log)
-            assert scope.cancelled_caught
-        assert trio.lowlevel.current_statistics().tasks_living == tasks
-        with trio.fail_after(10):
-            await until(lambda open_files=open_files: descriptors() <= open_files)
-            await until(lambda: connections() == 1)
+        assert scope.cancelled_caught
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+    with trio.fail_after(10):
+        await until(lambda: descriptors() <= open_files)
+        await until(lambda: connections() == 1)

@@ -122,6 +122,8 @@ _PASSING: Final = (
     anyio.EndOfStream,
 )
 
+_GROUP_EXISTS: Final = coredis.exceptions.StreamDuplicateConsumerGroupError
+
 _PASSING_TEXTS: Final = (
     *("OOM", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "BUSY "),
     "max number of clients",
@@ -256,6 +258,8 @@ class _RedisSession:
                 f"{self._log.label}: no answer for {wait + _PATIENCE:g} s"
             ) from None
         except _TROUBLE as error:
+            # coredis makes a failed connection of a cancellation that comes while it connects.
+            await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120  # then it was no error
             raise self._log._translated(error) from error
 
     async def append(self, writer: str, first: int, events: Sequence[bytes], seen: int) -> int:
@@ -292,14 +296,16 @@ class _RedisSession:
         have = await self._call(self._client.hget, groups, group)
         check_wants(group, wants if have is None else bytes(have).decode(), wants)
         try:
-            with trio.fail_after(_PATIENCE):
-                await self._client.xgroup_create(
-                    self._stream, group, identifier=f"{after}-0", mkstream=True
-                )
-        except coredis.exceptions.StreamDuplicateConsumerGroupError:
-            pass
-        except (trio.TooSlowError, *_TROUBLE) as error:
-            raise self._log._translated(error) from error
+            await self._call(
+                self._client.xgroup_create,
+                self._stream,
+                group,
+                identifier=f"{after}-0",
+                mkstream=True,
+            )
+        except LogUnavailableError as error:
+            if not isinstance(error.__cause__, _GROUP_EXISTS):
+                raise
 
     async def claim(
         self, group: str, member: str, max_events: int, lease: float, wait: float
@@ -331,22 +337,23 @@ class _RedisSession:
         if not wants:
             return []
         found = await self._call(self._client.xinfo_groups, self._stream)
-        states = [
-            GroupState(
-                name := bytes(info["name"]).decode(),
-                bytes(wants.get(name.encode(), b"")).decode(),
-                _position(info["last-delivered-id"]),
-                int(info["pending"]),
-            )
-            for info in found
-        ]
+        states = []
+        for group in found:
+            info = {_text(key): value for key, value in group.items()}
+            name = _text(info["name"])
+            position = _position(info["last-delivered-id"])
+            claims = int(_text(info["pending"]))
+            states.append(GroupState(name, _text(wants.get(name.encode(), "")), position, claims))
         return sorted(states, key=attrgetter("name"))
 
 
-def _position(identifier: str | bytes) -> int:
+def _text(value: Any) -> str:
+    return bytes(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _position(identifier: Any) -> int:
     """The position in an id of the stream, which is `position-0`."""
-    text = identifier.decode() if isinstance(identifier, bytes) else identifier
-    return int(text.partition("-")[0])
+    return int(_text(identifier).partition("-")[0])
 
 
 def _event(entry: Any) -> bytes:
