@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar, cast, final, overload
+from typing import Any, ClassVar, Final, TypeVar, final, overload
 
 import attrs
 import trio
@@ -513,7 +513,7 @@ class EventBus(metaclass=NoPublicConstructor):
         draft.data = data
         draft.source = None
         draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
-        event = cast(Event, draft)
+        event: Event = draft  # type: ignore[assignment]  # now it is one; `cast` takes 3 %
         inbox = core.inbox
         # No call may come between the checks and `append`, where a destructor could close the bus.
         if (

@@ -27,6 +27,8 @@ _MAX_UNREAD: Final = 256
 REPLY_KIND: Final = "**.(accept|accepted|reject|rejected)"
 """The kinds of a reply, as the original's await service has them."""
 
+_REPLIES: Final = Pattern.parse(REPLY_KIND)
+
 
 @final
 @attrs.define(eq=False, repr=False)
@@ -143,7 +145,8 @@ async def request(
 ) -> Event:
     """See `EventBus.request`."""
     # The path is taken as it is, even if it looks like a pattern.
-    interest = Interest(Pattern.parse(event.system), Pattern.parse(reply_kind), event.path)
+    replies = _REPLIES if reply_kind == REPLY_KIND else Pattern.parse(reply_kind)
+    interest = Interest(Pattern.parse(event.system), replies, event.path)
     with expecting(router, permits, interest) as channel:
         # The permissions go first, so that an actor who may not ask doesn't learn whether anybody
         # listens.

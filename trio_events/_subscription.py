@@ -102,9 +102,8 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         actor.core.door.check_here()
         actor.known_readers.note_current()
         await next(actor.core.pace.steps)()
-        if actor.buffer.front and not actor.must_settle:  # as in `EventIterator`
-            return actor.buffer.front.pop()
-        return await actor.receive()
+        front = actor.buffer.front  # as in `EventIterator`
+        return front.pop() if front and not actor.must_settle else await actor.receive()
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Event[DataT_co]:
@@ -177,7 +176,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
             current_buffer_used=buffer.buffered,
             max_buffer_size=buffer.max_buffer_size,
             peak_buffer_used=buffer.peak,
-            tasks_waiting_receive=len(self._actor.readers),
+            tasks_waiting_receive=len(self._actor.readers or ()),
         )
 
     def __aiter__(self) -> EventIterator[DataT_co]:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
@@ -205,17 +204,16 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event[DataT_co]:
-        front = self._front
+        actor, front = self._actor, self._front
         if front is None:
-            self._actor.core.door.check_here()
-            self._actor.known_readers.note_current()
-            front = self._front = self._actor.buffer.front
+            actor.core.door.check_here()
+            actor.known_readers.note_current()
+            front = self._front = actor.buffer.front
         await next(self._pace.steps)()
-        # What `take` comes to when there is nothing else to do: a fifth less for each event.
-        if front and not self._actor.must_settle:
-            return front.pop()
         try:
-            return await self._actor.receive()
+            # What `take` comes to when there is nothing else to do: a fifth less for each event.
+            # No call comes between the look and `pop`, where a destructor could close the channel.
+            return front.pop() if front and not actor.must_settle else await actor.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 

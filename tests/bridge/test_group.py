@@ -320,6 +320,7 @@ async def test_what_had_not_begun_when_the_channel_was_closed_is_for_others(
         # In the same moment: three finish, two come, and the channel is closed before they begin.
         with bus._core.notices:
             group._running.update({4: None, 5: None})  # type: ignore[attr-defined]
+            assert subscription._actor.readers is not None
             subscription._actor.readers.clear()
             for position in (4, 5):
                 source = events.Source("memory", position, "w-1", "o", None)

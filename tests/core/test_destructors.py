@@ -23,6 +23,7 @@ from trio_events import (
     Subscription,
     open_event_bus,
 )
+from trio_events._core.senders import Sender
 
 from ..handlers.handling import Recorder
 from ..injecting import PACKAGE, TRIO_CORE, AtLine, no_chance
@@ -94,10 +95,12 @@ class Busy:
         except BusClosedError:
             pass
 
-    async def run(self) -> None:
+    async def run(self, *, readers_come_late: bool = False) -> None:
         async with trio.open_nursery() as nursery:
             for name in "12":
                 nursery.start_soon(self.send, name)
+            if readers_come_late:
+                await wait_all_tasks_blocked()
             nursery.start_soon(self.receive)
             nursery.start_soon(self.iterate)
             nursery.start_soon(self.read_batches)
@@ -152,42 +155,48 @@ VICTIMS: Final[dict[str, Callable[[Busy], object]]] = {
     "two at once": close_two,
 }
 
+ROOMS: Final = {"little": (1, 2, 1), "much": (10, 10, 10)}
+"""How many events fit into the buffers. With much room, readers come late: then they find lists of
+several events in a buffer that isn't full."""
+
 SAMPLES = 60
 """At how many lines each of them is closed: evenly spread over all lines of the program."""
 
 
-async def play(act: Callable[[Busy], object], at_line: AtLine) -> None:
+async def play(act: Callable[[Busy], object], at_line: AtLine, room: str = "little") -> None:
+    sizes = iter(ROOMS[room])
     before = tasks_living()
     async with open_event_bus(inbox_size=3, checkpoint_every=3) as bus:
         recorder = Recorder()
         busy = Busy(
             bus,
-            await bus.subscribe("a", max_buffer_size=1),
-            await bus.subscribe("a", max_buffer_size=2),
-            await bus.on(recorder, "a", concurrency=2, max_buffer_size=1),
+            await bus.subscribe("a", max_buffer_size=next(sizes)),
+            await bus.subscribe("a", max_buffer_size=next(sizes)),
+            await bus.on(recorder, "a", concurrency=2, max_buffer_size=next(sizes)),
             await bus.subscribe("a", max_buffer_size=100),
             recorder=recorder,
         )
         at_line.act = partial(act, busy)
         with at_line:
-            await busy.run()
+            await busy.run(readers_come_late=room == "much")
     busy.check()
     assert tasks_living() == before
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("files", [(PACKAGE,), TRIO_CORE], ids=["the package", "trio"])
-def test_closing_at_any_line_is_safe(victim: str, files: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("room", ROOMS)
+def test_closing_at_any_line_is_safe(victim: str, files: tuple[str, ...], room: str) -> None:
     async def main() -> None:
         calm = AtLine(-1, bool, files)
-        await play(VICTIMS[victim], calm)
+        await play(VICTIMS[victim], calm, room)
         assert calm.lines > SAMPLES
         step = calm.lines // SAMPLES
         offset = list(VICTIMS).index(victim) * step // len(VICTIMS)
         for number in range(offset, calm.lines, step):
             at_line = AtLine(number, bool, files)
             try:
-                await play(VICTIMS[victim], at_line)
+                await play(VICTIMS[victim], at_line, room)
             except BaseException as error:
                 error.add_note(f"closed at line {number}: {at_line.where}")
                 raise
@@ -421,3 +430,29 @@ async def test_data_that_cannot_be_asked_anything_is_passed_on(
             await bus.send("b", "k", "/x", data)
             assert (await waiter.event()).data is data
     assert handler.seen == ["/0", "/1", "/2"]
+
+
+async def test_a_send_that_the_end_of_the_bus_has_woken_is_cancelled_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Trio has decided to cancel the send, and a destructor closes the bus before the send hears it.
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+
+        async def send() -> None:
+            with pytest.raises(BusClosedError, match="was not sent"):
+                await bus.send("a", "k", "/2")
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        abort = Sender._abort
+
+        def close_first(sender: Sender, raise_cancel: object) -> trio.lowlevel.Abort:
+            bus.close()
+            return abort(sender, raise_cancel)
+
+        monkeypatch.setattr(Sender, "_abort", close_first)
+        nursery.cancel_scope.cancel()
+    assert drain(subscription.channel()) == ["/1"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, ClassVar, Final, Protocol, assert_never, final
 
 import attrs
@@ -16,7 +16,7 @@ from .._names.interest import Interest
 from .buffer import Buffer, End, Overflow
 from .door import Door
 from .inbox import Inbox, Unsubscribe
-from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
+from .notices import LossBegan, LossEnded, Notices, SendersStalled
 from .pace import Pace
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
@@ -90,14 +90,11 @@ class SubscriptionActor:
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
-    interests: dict[Interest, None] = attrs.field(init=False)
-    """What it matches now, in the order in which that was added."""
-
     closed: bool = attrs.field(default=False, init=False)
     discarded_at: str = attrs.field(default="", init=False)
     """The line that closed the channel."""
 
-    readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
+    readers: OrderedDict[Reader, None] | None = attrs.field(default=None, init=False)
     """The tasks that wait for events; then nothing is buffered."""
 
     known_readers: KnownReaders = attrs.field(factory=KnownReaders, init=False)
@@ -106,6 +103,7 @@ class SubscriptionActor:
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
     holds events, or is losing some."""
 
+    _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
     _loss: Loss | None = attrs.field(default=None, init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -117,8 +115,16 @@ class SubscriptionActor:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length
 
-    def __attrs_post_init__(self) -> None:
-        self.interests = {self.interest: None}
+    @property
+    def interests(self) -> Collection[Interest]:
+        """What it matches now, in the order in which that was added."""
+        return (self.interest,) if self._interests is None else self._interests.keys()
+
+    def change_interests(self) -> dict[Interest, None]:
+        """What it matches now, to be changed together with the routing table."""
+        if self._interests is None:
+            self._interests = {self.interest: None}
+        return self._interests
 
     # The task
 
@@ -240,6 +246,11 @@ class SubscriptionActor:
         self._end_loss()
         self._dismiss_readers()
 
+    def end(self) -> None:
+        """The same at the end of the bus, where many end at once: so the task is only roused."""
+        self.finish()
+        self._rouse()
+
     # For readers
 
     def take(self) -> Event[Any]:
@@ -251,12 +262,14 @@ class SubscriptionActor:
           SubscriptionOverflowError: The same, and an overflow is the reason.
           trio.ClosedResourceError: After `discard`.
         """
+        front = self.buffer.front
+        if front and (not self.must_settle or self.buffer.is_overfull):
+            return front.pop()
         try:
-            if not self.must_settle:
-                return self.buffer.take()
             with self.core.notices:
                 event = self.buffer.take()
-                self.settle()
+                if self.must_settle:
+                    self.settle()
                 return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
@@ -264,11 +277,10 @@ class SubscriptionActor:
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
         try:
-            if not self.must_settle:
-                return self.buffer.take_list(max_size)
             with self.core.notices:
                 events = self.buffer.take_list(max_size)
-                self.settle()
+                if self.must_settle:
+                    self.settle()
                 return events
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
@@ -322,17 +334,25 @@ class SubscriptionActor:
                 return events
 
     async def _wait(self, max_size: int | None) -> list[Event[Any]]:
-        """Wait for events; there are none if there need not be any wait."""
-        reader = Reader(max_size)
-        reserve_stack()
-        self.readers[reader] = None
-        if not self.buffer.is_dry and self.readers.pop(reader, reader) is None:
-            # A destructor has closed the bus, between the look at the buffer and this one.
-            return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
-        events = await reader.wait(self.readers)
-        self.buffer.on_the_way -= len(events)
+        """Wait for events; there are none if there need not be any wait.
+
+        A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
+        """
+        readers = self.readers
+        if readers is None:
+            readers = self.readers = OrderedDict()
+        reader = Reader(max_size, readers)
+        readers[reader] = None
+        try:
+            if not self.buffer.is_dry and readers.pop(reader, reader) is None:
+                # A destructor has closed the bus, between the look at the buffer and this one.
+                return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
+            await trio.lowlevel.wait_task_rescheduled(reader.abort)
+        finally:
+            readers.pop(reader, None)  # still there if the stack had no room for the wait
+        self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
-        return events
+        return reader.events
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -384,7 +404,8 @@ class SubscriptionActor:
         buffer, senders = self.buffer, self.core.senders
         if self._loss is not None:
             self._end_loss_if_over(self.core.clock())
-        buffer.fit_held()
+        if buffer.held and buffer.half_empty:  # by many: each time, a list is made
+            buffer.fit_held()
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])
         self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None

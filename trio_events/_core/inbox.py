@@ -10,7 +10,6 @@ import trio
 
 from .._event import Event
 from .._names.interest import Interest
-from .notices import Notices
 
 
 class Recipient(Hashable, Protocol):
@@ -65,7 +64,6 @@ class Inbox:
     size: int
     """Events at which senders begin to wait."""
 
-    _notices: Notices
     messages: list[Message] = attrs.field(factory=list, init=False)
     controls: int = attrs.field(default=0, init=False)
     """Messages among them that are no events, and change the routing table."""
@@ -73,8 +71,8 @@ class Inbox:
     signalled: bool = attrs.field(default=False, init=False)
     """Whether a list is in the channel, or has been handed to the router."""
 
-    # The router's task while it waits, or is about to.
-    _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _router: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _is_receiving: bool = attrs.field(default=False, init=False)  # the router's task, in `wait`
     _tx: trio.MemorySendChannel[list[Message]] = attrs.field(init=False)
     rx: trio.MemoryReceiveChannel[list[Message]] = attrs.field(init=False)
 
@@ -87,16 +85,18 @@ class Inbox:
         return len(self.messages) - self.controls
 
     def post(self, message: Message) -> None:
-        """Give a message its place in the total order, and wake the router if it sleeps."""
+        """Give a message its place in the total order, and wake the router if it sleeps.
+
+        Within a step, which has room on the stack for that.
+        """
         if not self.signalled:
-            with self._notices:
-                self.signalled = True
-                if self._sleeper is not None and self._sleeper is _running_task():
-                    # The garbage collector runs a destructor in the middle of the router's own
-                    # `receive`, which could then miss the list, or be resumed before it waits.
-                    trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
-                else:
-                    self._signal()
+            self.signalled = True
+            if self._is_receiving and _runs(self._router):
+                # The garbage collector runs a destructor in the middle of the router's own
+                # `receive`, which could then miss the list, or be resumed before it waits.
+                trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
+            else:
+                self._signal()
         if type(message) is not Event:
             self.controls += 1
         self.messages.append(message)
@@ -113,9 +113,11 @@ class Inbox:
         Raises:
           trio.EndOfChannel: If there will be none any more.
         """
-        self._sleeper = trio.lowlevel.current_task()
+        if self._router is None:
+            self._router = trio.lowlevel.current_task()
+        self._is_receiving = True
         await self.rx.receive()
-        self._sleeper = None
+        self._is_receiving = False
         self.signalled = False
 
     def take(self) -> list[Message]:
@@ -129,5 +131,9 @@ class Inbox:
         self._tx.close()
 
 
-def _running_task() -> trio.lowlevel.Task | None:
-    return trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None
+def _runs(task: trio.lowlevel.Task | None) -> bool:
+    """Whether a task is the running one; outside of trio none is."""
+    try:
+        return trio.lowlevel.current_task() is task
+    except RuntimeError:
+        return False

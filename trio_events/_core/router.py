@@ -60,7 +60,7 @@ class Router:
     ) -> Router:
         """A router with all that belongs to it, for the running thread."""
         notices, table = Notices(), RoutingTable[Recipient]()
-        inbox = Inbox(inbox_size, notices)
+        inbox = Inbox(inbox_size)
         senders = Senders(inbox, table, clock)
         return Router(Core(inbox, Door(token), senders, notices, pace, clock), table)
 
@@ -95,6 +95,9 @@ class Router:
             self.after_routing()
 
     def _route(self, messages: list[Message]) -> None:
+        if len(messages) == 1 and type(messages[0]) is Event:  # nearly always if the bus is idle
+            self._route_one(messages[0])
+            return
         # The pending lists of the subscriptions that match something.
         pending: dict[Recipient, list[Event]] = {}
         # Neighbours that have the same route are handed out together: for 100 subscriptions, lists
@@ -120,6 +123,15 @@ class Router:
                 self._register(message)
         self._spread(run, route, pending)
         self._deliver(pending)
+
+    def _route_one(self, event: Event) -> None:
+        self._routed += 1
+        route = self.table.match(event.system, event.kind)
+        recipients = route.recipients(event.path) if route.by_path else route.items
+        if not recipients:
+            self.unmatched += 1
+        for recipient in recipients:
+            recipient.deliver([event])
 
     def _spread(
         self,
@@ -231,21 +243,22 @@ class Router:
 
     def open(self, subscription: SubscriptionActor, handle: object = None) -> None:
         """Take in a subscription: it gets every event that is accepted from now on."""
-        for interest in subscription.interests:
-            self.core.inbox.post(Subscribe(subscription, interest))
-        subscription.open_among[subscription] = handle
+        with self.core.notices:
+            for interest in subscription.interests:
+                self.core.inbox.post(Subscribe(subscription, interest))
+            subscription.open_among[subscription] = handle
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
         with self.core.notices:
-            subscription.interests[interest] = None
+            subscription.change_interests()[interest] = None
             self.core.inbox.post(Subscribe(subscription, interest))
             self.route_inbox()  # so that senders of what it now matches see that it is full
 
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match less, from now on."""
         with self.core.notices:
-            del subscription.interests[interest]
+            del subscription.change_interests()[interest]
             self.core.inbox.post(Unsubscribe(subscription, (interest,), final=False))
             self.route_inbox()
             self.core.senders.reconsider(subscription)
@@ -273,8 +286,15 @@ class Router:
         with self.core.notices:
             self.core.door.close(reason)
             self.core.senders.dismiss(self.core.door)
-            for subscription in (*self.subscriptions, *self.waiters):
-                subscription.close()
+            self.core.senders.full.clear()
+            # All at once, or 100,000 would take seconds to be removed from the table one by one.
+            ending = [*self.subscriptions, *self.waiters]
+            self.subscriptions.clear()
+            self.waiters.clear()
+            for subscription in ending:
+                subscription.closed = True
             self.route_inbox()
-            self.table.forget_routes()
+            self.table.clear()
+            for subscription in ending:
+                subscription.end()
             self.core.inbox.close()

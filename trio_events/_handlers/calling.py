@@ -89,7 +89,9 @@ class HandlerActor:
         # Not enough that nothing is queued: an event may be on its way to a task that waited,
         # but then that task doesn't wait any more.
         tasks = self._scopes.values()
-        return not self.handling and any(reader.task in tasks for reader in self.actor.readers)
+        return not self.handling and any(
+            reader.task in tasks for reader in self.actor.readers or ()
+        )
 
     def stop(self, reason: str) -> None:
         """Cancel the tasks. What is left then is counted and reported."""
@@ -148,10 +150,11 @@ class HandlerActor:
         self._taking = True
         try:
             front = self.actor.buffer.front
-            if front and not self.actor.must_settle:  # as in `EventIterator`
-                return front.pop()
-            self.note_change()  # if there is nothing, this task waits to read when others look
-            return await self.actor.receive()
+            event = front.pop() if front and not self.actor.must_settle else None
+            if event is None:
+                self.note_change()  # if there is nothing, this task waits when others look
+                event = await self.actor.receive()
+            return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended

@@ -129,7 +129,7 @@ def plain_path(value: object) -> str:
     return path
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     return (
         0 < len(text) <= MAX_CHARACTERS
         and _SPECIAL.isdisjoint(text)
@@ -202,7 +202,7 @@ class Pattern(metaclass=NoPublicConstructor):
           TypeError: If `name` isn't a `str`.
         """
         name = plain_text(name, "a name")
-        valid = bool(name) if self._separator == _IN_PATHS else _is_name(name)
+        valid = bool(name) if self._separator == _IN_PATHS else is_name(name)
         return valid and self._matches_checked(name)
 
     def _matches_checked(self, name: str) -> bool:

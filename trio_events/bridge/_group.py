@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from typing import Any, ClassVar, Final, final
 
 import attrs
@@ -45,12 +46,19 @@ class GroupActor(SubscriptionActor):
     group: Group = attrs.field(init=False)
     """Who delivers to it."""
 
-    def __attrs_post_init__(self) -> None:
-        self.interests = {}
+    @property
+    def interests(self) -> Collection[Interest]:
+        """Nothing that the router should route to it."""
+        return ()
 
     def close(self) -> None:
         """Claim no more events."""
         SubscriptionActor.close(self)
+        self.group.note_closed()
+
+    def end(self) -> None:
+        """The same at the end of the bus."""
+        SubscriptionActor.end(self)
         self.group.note_closed()
 
     def discard(self, where: str) -> None:
