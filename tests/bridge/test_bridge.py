@@ -37,6 +37,7 @@ from trio_events.bridge import (
     MemoryLog,
     open_bridge,
 )
+from trio_events.bridge._link import Link
 
 from ..observing import Cancellation, assert_balanced, at_every_checkpoint, drain, tasks_living
 from .logs import ShakyLog, entries_of, entry, paths_in, until, write
@@ -1278,3 +1279,47 @@ async def test_the_counters_begin_with_nothing(
     state = [counters.pop(name) for name in ("connected", "error", "position")]
     assert state == [True, None, 1]
     assert set(counters.values()) == {0}
+
+
+async def test_a_follower_that_waits_when_the_router_ends_ends_quietly(
+    memory: MemoryLog, autojump_clock: MockClock
+) -> None:
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, memory)
+        await bus.subscribe("**", max_buffer_size=1)
+        follower = await bridge.follow("**", after=0)
+        await write(memory, *[entry(f"/{n}") for n in range(500)])
+        await wait_all_tasks_blocked()
+        bus._router.close()  # as when its task is cancelled, and others have not noticed yet
+        await wait_all_tasks_blocked()
+        assert repr(follower).endswith("closed>")
+
+
+async def test_a_send_that_was_hopeless_is_tried_again(
+    memory: MemoryLog, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopeless = [events.DeadlockError("hopeless"), events.DeadlockError("hopeless")]
+    original = Link.send
+
+    async def send(link: Link, event: Event) -> None:
+        if hopeless:
+            raise hopeless.pop()
+        await original(link, event)
+
+    monkeypatch.setattr(Link, "send", send)
+    await write(memory, entry("/1"), entry("/2"))
+    got, follower = await follow_all(memory, after=0)
+    assert [event.path for event in got] == ["/1", "/2"]
+    assert follower.statistics().imported == 2
+
+
+async def test_when_nothing_of_a_batch_can_be_exported_flush_does_not_wait(
+    memory: MemoryLog, autojump_clock: MockClock
+) -> None:
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, memory)
+        await bridge.export("a")
+        await bus.send("a", "k", "/x", Unspeakable())
+        await bridge.flush()
+        assert bridge.statistics().refused == 1
+    assert await paths_in(memory) == []

@@ -28,6 +28,7 @@ from trio_events.bridge import (
     SqliteLog,
     open_bridge,
 )
+from trio_events.bridge._sqlite import _SqliteSession
 from trio_events.bridge._urls import open_log
 
 from ..handlers.handling import Recorder
@@ -761,3 +762,47 @@ async def test_cancelled_100_times_nothing_is_left(
     with trio.fail_after(10):
         await until(lambda: descriptors() <= open_files)
         await until(lambda: connections() == 1)
+
+
+# ---------------------------------------------------------------------------------------------
+# Sessions
+# ---------------------------------------------------------------------------------------------
+
+
+async def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        session._db.execute("insert into events values (1, x'00')")
+        raise ZeroDivisionError
+
+    session: Any
+    async with SqliteLog(tmp_path / "events.db").open() as session:
+        with pytest.raises(ZeroDivisionError):
+            await session._write(fail)
+        assert await session.bounds() == (0, 0)
+        assert await session.append("w", 1, [b"a"], 0) == 1
+
+
+async def test_a_look_for_changes_that_fails_is_left_to_the_read_that_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = [sqlite3.OperationalError("locked"), 1]
+
+    def version(_: object) -> int:
+        answer = answers.pop()
+        if isinstance(answer, Exception):
+            monkeypatch.undo()
+            raise answer
+        return int(answer)
+
+    async with SqliteLog(tmp_path / "events.db").open() as session:
+        monkeypatch.setattr(_SqliteSession, "_version", version)
+        assert await session.read(0, 1, 0.05) == []
+    assert answers == []
+
+
+async def test_what_is_raised_in_a_session_leaves_it_as_itself(valkey: Server) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            async with RedisLog(port=valkey.port).open() as session:
+                await session.bounds()
+                raise ZeroDivisionError

@@ -26,7 +26,11 @@ NOON = datetime.datetime(2026, 11, 26, 12, tzinfo=datetime.UTC)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
@@ -56,8 +60,7 @@ def test_an_entry_is_a_cloud_event() -> None:
 def test_what_json_can_say_comes_back(system: str, kind: str, path: str, data: object) -> None:
     event = Event(system, kind, path, data)
     back = round_trip(event)
-    if data != math.inf and "Infinity" not in json.dumps(data):
-        assert back == event
+    assert back == event
     source = back.source
     assert source is not None
     assert attrs.astuple(source) == ("log", 3, "abcdefabcdef-7", "shop", NOON, 2)

@@ -21,12 +21,15 @@ from trio_events import (
 )
 from trio_events.bridge import (
     Bridge,
+    Claim,
     EventLog,
     LogRefusedError,
     MemoryLog,
     TooManyAttemptsError,
     open_bridge,
 )
+from trio_events.bridge._group import Group
+from trio_events.bridge._link import Link
 
 from ..handlers.handling import Recorder, Workers
 from .logs import ShakyLog, entries_of, entry, paths_in, until, write
@@ -605,3 +608,39 @@ async def test_what_a_handler_propagates_ends_the_bus_as_itself(
             await trio.sleep_forever()
     assert await unclaimed(log) == [(1, 2)]
     assert len(await entries_of(log)) == 1
+
+
+async def test_what_runs_here_already_is_not_begun_again(autojump_clock: MockClock) -> None:
+    log, workers = MemoryLog(), Workers()
+    await write(log, entry("/1"))
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, log)
+        await bridge.on(workers, "s", group="g", concurrency=2, after=0)
+        await wait_all_tasks_blocked()
+        (group,) = bridge._link.groups
+        assert isinstance(group, Group)
+        await group._take(Claim(1, entry("/1"), 2))  # as after a process was frozen
+        await wait_all_tasks_blocked()
+        assert workers.begun == ["/1"]
+        workers.release("/1")
+    assert workers.finished == ["/1"]
+
+
+async def test_a_group_whose_exports_were_closed_by_force_ends_without_acknowledging(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, seen = MemoryLog(), Recorder()
+
+    async def flush(link: Link) -> None:
+        await trio.lowlevel.checkpoint()
+        raise link.closed_error()
+
+    monkeypatch.setattr(Link, "flush", flush)
+    await write(log, entry("/1"))
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, log)
+        await bridge.on(seen, "s", group="g", after=0)
+        await wait_all_tasks_blocked()
+        assert bridge._link.groups == {}
+    assert seen.seen == ["/1"]
+    assert await unclaimed(log) == [(1, 2)]

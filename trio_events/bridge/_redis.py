@@ -15,6 +15,7 @@ import trio
 from coredis.retry import NoRetryPolicy
 
 from .._core.buffer import check_count
+from .._names.errors import EventBusError
 from ._log import (
     Claim,
     Entry,
@@ -204,17 +205,12 @@ class RedisLog:
         try:
             async with coredis.Redis(**self._options) as client:
                 yield _RedisSession(self, client)
-        except BaseExceptionGroup as group:
-            error = _cause(group)
-            if error is None:
-                raise
-            raise self._translated(error) from error
-        except _TROUBLE as error:
-            raise self._translated(error) from error
+        except BaseException as error:  # noqa: ASYNC103, BLE001  # raised as what it is about
+            raise self._translated(_cause(error)) from None  # noqa: ASYNC104  # as above
 
-    def _translated(self, error: Exception) -> Exception:
+    def _translated(self, error: BaseException) -> BaseException:
         """What an error of coredis means for a session."""
-        if isinstance(error, LogRefusedError | LogUnavailableError):
+        if not isinstance(error, _TROUBLE) or isinstance(error, EventBusError):
             return error
         text = str(error)
         passing = isinstance(error, _PASSING) or any(code in text for code in _PASSING_TEXTS)
@@ -225,16 +221,13 @@ class RedisLog:
         return f"<RedisLog {self._label!r}>"
 
 
-def _cause(group: BaseExceptionGroup[BaseException]) -> Exception | None:
-    """The error that a group of coredis's own tasks is about, or None if it is another matter."""
-    expected, rest = group.split((LogRefusedError, LogUnavailableError, *_TROUBLE))
-    if expected is None or (rest is not None and rest.split(trio.Cancelled)[1] is not None):
-        return None
-    error: BaseException = expected
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error
+def _cause(error: BaseException) -> BaseException:
+    """The error that a group of coredis's own tasks is about."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    # Cancelled is in it because of the others, or because everything is cancelled.
+    _, others = error.split(trio.Cancelled)
+    return _cause((others or error).exceptions[0])
 
 
 @final
@@ -257,6 +250,8 @@ class _RedisSession:
             raise LogUnavailableError(
                 f"{self._log.label}: no answer for {wait + _PATIENCE:g} s"
             ) from None
+        except _GROUP_EXISTS:
+            raise
         except _TROUBLE as error:
             # coredis makes a failed connection of a cancellation that comes while it connects.
             await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120  # then it was no error
@@ -303,9 +298,8 @@ class _RedisSession:
                 identifier=f"{after}-0",
                 mkstream=True,
             )
-        except LogUnavailableError as error:
-            if not isinstance(error.__cause__, _GROUP_EXISTS):
-                raise
+        except _GROUP_EXISTS:
+            pass
 
     async def claim(
         self, group: str, member: str, max_events: int, lease: float, wait: float
