@@ -618,6 +618,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             ("reader", READER),
             ("worker", WORKER),
             ("nobody", ""),
+            ("half-a-writer", WRITER.replace("+xadd ", "")),
         ]:
             words = f"ACL SETUSER {user} reset on {HELLO} {rights}".split()
             assert server.ask(*words, f">{PASSWORD}") == "+OK\r\n"
@@ -631,6 +632,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ("reader", "shop", {"open", "follow"}),
         ("worker", "shop", {"open", "on", "follow"}),
         ("nobody", "shop", set[str]()),
+        ("half-a-writer", "shop", {"open"}),
         ("writer", "other", set[str]()),
         ("reader", "other", set[str]()),
     ],

@@ -170,10 +170,10 @@ class Bridge(metaclass=NoPublicConstructor):
         terms, origin = Terms.of(system, kind, path, max_buffer_size, overflow), caller()
         link = self._link
         await link.arrive()
-        _check_no_overlap("export", terms.interest, _interests(link))
+        _check_no_overlap("export", terms.interest, _exported(link))
         await link.attempt(self._append_nothing)
         await link.arrive()
-        _check_no_overlap("export", terms.interest, _interests(link))
+        _check_no_overlap("export", terms.interest, _exported(link))
         subscription = link.bus._subscribe(terms, origin, ExportActor)
         export = Export(link, subscription, link.open_line())
         assert isinstance(subscription._actor, ExportActor)
@@ -218,11 +218,10 @@ class Bridge(metaclass=NoPublicConstructor):
           EventBusError: As `EventBus.subscribe`.
         """
         interest, decoders = Interest.of(system, kind, path), Types.of(types)
-        check_after(after)
+        _check_after(after)
         link = self._link
         await link.arrive()
-        followers = [f._interest for f in link.followers if isinstance(f, Follower)]
-        _check_no_overlap("follow", interest, followers)
+        _check_no_overlap("follow", interest, _followed(link))
 
         async def look(session: LogSession) -> int:
             _, last = await session.bounds()
@@ -231,8 +230,7 @@ class Bridge(metaclass=NoPublicConstructor):
 
         last = await link.attempt(look)
         await link.arrive()
-        followers = [f._interest for f in link.followers if isinstance(f, Follower)]
-        _check_no_overlap("follow", interest, followers)
+        _check_no_overlap("follow", interest, _followed(link))
         start = last if after is None else after
         follower: Follower = Follower._create(
             link, link.open_line(), interest, decoders, start, last
@@ -291,8 +289,8 @@ class Bridge(metaclass=NoPublicConstructor):
         """
         terms = Terms.of(system, kind, path, concurrency, Overflow.BLOCK)
         origin, decoders, link = caller(), Types.of(types), self._link
-        check_after(after)
-        check_lease(lease)
+        _check_after(after)
+        _check_lease(lease)
         check_count("max_attempts", max_attempts)
         if not isinstance(group, str):
             raise TypeError(f"group must be a str, not {group!r}")
@@ -373,8 +371,12 @@ async def _bounds(session: LogSession) -> tuple[int, int]:
     return await session.bounds()
 
 
-def _interests(link: Link) -> list[Interest]:
+def _exported(link: Link) -> list[Interest]:
     return [export.interest for export in link.exports if export.is_open]
+
+
+def _followed(link: Link) -> list[Interest]:
+    return [follower._interest for follower in link.followers if isinstance(follower, Follower)]
 
 
 def _check_no_overlap(verb: str, interest: Interest, others: Iterable[Interest]) -> None:
@@ -392,7 +394,7 @@ def _check_no_overlap(verb: str, interest: Interest, others: Iterable[Interest])
             )
 
 
-def check_after(after: Any) -> None:
+def _check_after(after: Any) -> None:
     """Require a position, or None."""
     if after is None:
         return
@@ -402,7 +404,7 @@ def check_after(after: Any) -> None:
         raise ValueError(f"after must be at least 0, not {after}")
 
 
-def check_lease(lease: Any) -> None:
+def _check_lease(lease: Any) -> None:
     """Require a time that isn't too short for a log."""
     check_seconds("lease", lease)
     if not 0.01 <= lease <= 86_400:

@@ -132,7 +132,7 @@ class Export:
         try:
             async for events in self._subscription.batches(max_size=_MAX_BATCH):
                 await self._store(events)
-        except trio.ClosedResourceError:  # somebody has closed the channel
+        except trio.ClosedResourceError:  # its channel was closed
             pass
         except SubscriptionOverflowError as error:
             self._link.reports.add(f"an export has ended: {error}")

@@ -203,7 +203,7 @@ class Follower(metaclass=NoPublicConstructor):
             try:
                 await self._link.send(event)
                 return
-            except DeadlockError:  # whoever reads there waits for itself, and will be told so, too
+            except DeadlockError:  # its readers wait for themselves, and get this error, too
                 pass
 
     def _count(self, outcome: str, number: int, position: int) -> None:

@@ -27,7 +27,7 @@ _MAX_UNREPORTED: Final = 1000
 
 
 class TooManyAttemptsError(EventBusError):
-    """An event has been handed out too often, and nobody has finished it. Never raised.
+    """An event was handed out `max_attempts` times, and never finished. Never raised.
 
     It is the error of a dead letter.
 

@@ -118,7 +118,7 @@ class Line:
     async def call(self, operation: Operation[T]) -> T:
         """Carry out an operation, as often as it takes. For one task at a time.
 
-        A checkpoint, always. If cancelled, nobody knows whether it has been carried out.
+        A checkpoint, always. If cancelled, it may have been carried out or not.
         """
         call = self._call = _Call(operation)
         self._called.set()

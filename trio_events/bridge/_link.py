@@ -16,7 +16,6 @@ from .._handlers.staff import Staff
 from .._handlers.supervision import DeadLetter
 from .._names.errors import InvalidEventError
 from .._names.interest import Interest
-from .._names.pattern import plain_name
 from ._envelope import MalformedError
 from ._line import Line, Operation, Reports, T, pauses
 from ._log import EventLog, LogUnavailableError
@@ -96,7 +95,7 @@ class Link:
     async def attempt(self, operation: Operation[T]) -> T:
         """Carry out an operation, waiting until the log can be reached.
 
-        A checkpoint, always. If cancelled, nobody knows whether it has been carried out.
+        A checkpoint, always. If cancelled, it may have been carried out or not.
 
         Raises:
           LogRefusedError: If the log doesn't allow it.
@@ -163,8 +162,7 @@ class Link:
           MalformedError: If not.
         """
         try:
-            plain_name(event.system, "system")
-            plain_name(event.kind, "kind")
+            self.bus._router.checked_names(event.system, event.kind)
         except InvalidEventError as error:
             raise MalformedError(str(error)) from error
 

@@ -117,7 +117,7 @@ class LogSession(Protocol):
         Those whose lease is over come first. Waits at most `wait` seconds if there is nothing.
 
         Returns:
-          How many entries were gone before anybody could handle them, and what was claimed.
+          How many entries were gone before a member could handle them, and what was claimed.
         """
 
     async def finish(

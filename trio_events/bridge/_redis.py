@@ -35,6 +35,9 @@ local stream, numbers = KEYS[1], KEYS[2]
 local first, seen, max_events, kept = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local count = #ARGV - 4
 local have = tonumber(redis.call('GET', numbers) or first - 1)
+if count == 0 and not redis.acl_check_cmd('XADD', stream, '*', 'e', '') then
+  return redis.error_reply('NOPERM this user may not append: XADD')
+end
 local last = 0
 if redis.call('EXISTS', stream) == 1 then
   local info = redis.call('XINFO', 'STREAM', stream)
@@ -351,7 +354,7 @@ def _position(identifier: Any) -> int:
 
 
 def _event(entry: Any) -> bytes:
-    """The event in an entry; b"", which is none, if somebody else has made the entry."""
+    """The event in an entry; b"", which isn't one, if another program has made the entry."""
     return bytes(entry.field_values.get(b"e", b""))
 
 
