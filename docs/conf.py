@@ -28,7 +28,7 @@ nitpicky = True
 # It stands in signatures only, and is not worth an inventory.
 nitpick_ignore = [("py:class", "hypothesis.strategies.SearchStrategy")]
 nitpick_ignore_regex = [
-    ("py:class", r"trio_events\._[\w.]+\.\w+T(_co)?")
+    ("py:class", r"(trio_events\._[\w.]+\.)?\w+T(_co)?")
 ]  # type variables
 exclude_patterns = ["_build"]
 html_theme = "furo"

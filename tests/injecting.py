@@ -47,6 +47,10 @@ class AtLine:
     files: tuple[str, ...] = (PACKAGE,)
     """Beginnings of the names of the files whose lines count."""
 
+    skipped: tuple[str, ...] = ("unrolled_run",)
+    """Functions whose lines don't count: trio's loop isn't ready for a destructor that reschedules
+    a task."""
+
     most: int = 50_000
     """How many lines may run in all."""
 
@@ -72,8 +76,7 @@ class AtLine:
         sys.settrace(self._before)
 
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        # Trio's loop itself isn't ready for a destructor that reschedules a task.
-        if frame.f_code.co_name == "unrolled_run":
+        if frame.f_code.co_name in self.skipped:
             return None
         return self._held[1] if frame.f_code.co_filename.startswith(self.files) else None
 

@@ -1,6 +1,20 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
-from ._ambient import expect, include, is_wanted, on, request, send, subscribe, use, wait_for
+from ._ambient import (
+    expect,
+    include,
+    is_wanted,
+    on,
+    reply,
+    request,
+    send,
+    serve,
+    start,
+    start_soon,
+    subscribe,
+    use,
+    wait_for,
+)
 from ._bus import EventBus, EventBusStatistics
 from ._core.buffer import Overflow
 from ._errors import (
@@ -13,15 +27,16 @@ from ._errors import (
     NoBusError,
     NoSubscribersError,
     PolicyDeniedError,
+    RequestFailedError,
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
 from ._event import Event, Source
 from ._handlers.registration import HandlerSet
-from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
+from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
-from ._requests import EventWaiter
+from ._requests import EventWaiter, Reject
 from ._subscription import (
     EventBatches,
     EventChannel,
@@ -62,7 +77,9 @@ __all__ = [
     "Policy",
     "PolicyDeniedError",
     "Propagate",
-    "Restart",
+    "Reject",
+    "RequestFailedError",
+    "Retry",
     "RulePolicy",
     "Source",
     "Subscription",
@@ -74,8 +91,12 @@ __all__ = [
     "is_wanted",
     "on",
     "open_event_bus",
+    "reply",
     "request",
     "send",
+    "serve",
+    "start",
+    "start_soon",
     "subscribe",
     "use",
     "wait_for",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Generic, TypeVar, cast, final
 
 import attrs
 
@@ -94,3 +94,15 @@ class EventDraft(_Referable):
     path: str
     data: object
     source: Source | None
+
+
+def quick_event(system: str, kind: str, path: str, data: object) -> Event:
+    """An event from texts that were checked."""
+    draft = EventDraft()
+    draft.system = system
+    draft.kind = kind
+    draft.path = path
+    draft.data = data
+    draft.source = None
+    draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
+    return cast(Event, draft)

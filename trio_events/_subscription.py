@@ -15,6 +15,7 @@ from ._core.buffer import Overflow, check_count
 from ._core.pace import Pace
 from ._core.router import Router
 from ._event import DataT_co, Event
+from ._handlers.staff import Staff
 from ._names.interest import Interest
 from ._names.pattern import ExactPath
 from ._names.permits import Permits
@@ -257,6 +258,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     _channel: EventChannel[DataT_co]
     _router: Router
     _permits: Permits
+    _staff: Staff
 
     @property
     def system(self) -> str:
@@ -332,7 +334,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         door = self._router.core.door
         door.check_here()
         door.check_open()
-        self._permits.check_subscribe(interest.system)
+        self._permits.check_subscribe(str(interest.system))
         door.check_open()  # whatever the policy has done
         self._check_open()
         if interest not in self._actor.interests:
@@ -390,6 +392,26 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         if not actor.closed:
             actor.core.door.check_here()
             actor.core.notices.after_step(actor.close)
+
+    @trio.lowlevel.enable_ki_protection
+    async def drain(self) -> None:
+        """Close, and wait until what was accepted has been read and its handler has finished.
+
+        A consumer that was started with `EventBus.start_soon` and has read from it has finished
+        when it waits to read again, from this subscription or another one, or has ended.
+
+        A checkpoint, always. Cancel-safe: if cancelled, the subscription is closed, and what was
+        accepted stays readable; its handler goes on. Idempotent: calling it again waits again.
+        Several tasks may call this at once.
+
+        Raises:
+          DeadlockError: If it would wait for the caller: this is called by its handler, by a
+            consumer of the bus that has read from it, or by the only task that has. It is still
+            open.
+          NoBusError: If the caller is not in the trio run of the bus.
+        """
+        self._router.core.door.check_run()
+        await self._staff.drain(self._actor)
 
     def statistics(self) -> SubscriptionStatistics:
         """The counters now. Not a checkpoint."""

@@ -17,6 +17,7 @@ from trio_events import (
     Event,
     Log,
     Propagate,
+    Retry,
     open_event_bus,
 )
 from trio_events.bridge import (
@@ -261,7 +262,9 @@ async def test_a_handler_gets_data_of_its_type(autojump_clock: MockClock) -> Non
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("on_error", [Log(), CloseSubscription()])
+@pytest.mark.parametrize(
+    "on_error", [Log(), CloseSubscription(), Retry(attempts=2, then=Log())], ids=repr
+)
 async def test_an_event_whose_handler_failed_for_good_is_acknowledged(
     on_error: Any, autojump_clock: MockClock
 ) -> None:

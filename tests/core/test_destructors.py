@@ -159,6 +159,10 @@ ROOMS: Final = {"little": (1, 2, 1), "much": (10, 10, 10)}
 """How many events fit into the buffers. With much room, readers come late: then they find lists of
 several events in a buffer that isn't full."""
 
+SKIPPED: Final = ("unrolled_run", "_post")
+"""Trio's loop isn't ready for a destructor that reschedules a task. And between the last lines of
+`EventBus._post` there is no call, so that Python can't run one."""
+
 SAMPLES = 60
 """At how many lines each of them is closed: evenly spread over all lines of the program."""
 
@@ -184,17 +188,20 @@ async def play(act: Callable[[Busy], object], at_line: AtLine, room: str = "litt
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("files", [(PACKAGE,), TRIO_CORE], ids=["the package", "trio"])
-@pytest.mark.parametrize("room", ROOMS)
-def test_closing_at_any_line_is_safe(victim: str, files: tuple[str, ...], room: str) -> None:
+@pytest.mark.parametrize(
+    ("room", "files"),
+    [("little", (PACKAGE,)), ("much", (PACKAGE,)), ("little", TRIO_CORE)],
+    ids=["little room", "much room", "in trio"],
+)
+def test_closing_at_any_line_is_safe(victim: str, room: str, files: tuple[str, ...]) -> None:
     async def main() -> None:
-        calm = AtLine(-1, bool, files)
+        calm = AtLine(-1, bool, files, SKIPPED)
         await play(VICTIMS[victim], calm, room)
         assert calm.lines > SAMPLES
         step = calm.lines // SAMPLES
         offset = list(VICTIMS).index(victim) * step // len(VICTIMS)
         for number in range(offset, calm.lines, step):
-            at_line = AtLine(number, bool, files)
+            at_line = AtLine(number, bool, files, SKIPPED)
             try:
                 await play(VICTIMS[victim], at_line, room)
             except BaseException as error:

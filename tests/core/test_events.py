@@ -35,6 +35,8 @@ from trio_events import (
     Overflow,
     Pattern,
     PolicyDeniedError,
+    Reject,
+    RequestFailedError,
     Subscription,
     SubscriptionLimitError,
     SubscriptionOverflowError,
@@ -123,12 +125,14 @@ ERRORS: list[tuple[type[EventBusError], type[Exception], ErrorKind, bool]] = [
     (DeadlockError, Exception, ErrorKind.CONFLICT, False),
     (NoBusError, RuntimeError, ErrorKind.UNAVAILABLE, False),
     (NoSubscribersError, Exception, ErrorKind.UNAVAILABLE, True),
+    (RequestFailedError, Exception, ErrorKind.UNAVAILABLE, True),
 ]
 
 
 def test_the_table_of_errors_is_complete() -> None:
     exported = {getattr(trio_events, name) for name in trio_events.__all__}
-    assert {error for error, *_ in ERRORS} | {EventBusError} == {
+    # `Reject` is what responders raise, and no error of the bus.
+    assert {error for error, *_ in ERRORS} | {EventBusError, Reject} == {
         thing for thing in exported if isinstance(thing, type) and issubclass(thing, BaseException)
     }
 

@@ -63,6 +63,12 @@ packing  100
 billing  100
 """
 
+PIPELINE = """\
+stopped by SIGTERM
+nothing is on its way any more
+100 taken, 100 developed, 100 shrunk, 100 published
+"""
+
 
 @pytest.mark.parametrize(
     ("name", "expected"),
@@ -71,8 +77,9 @@ billing  100
         ("02_many_subscribers.py", MANY_SUBSCRIBERS),
         ("04_threads.py", THREADS),
         ("05_graceful_shutdown.py", GRACEFUL_SHUTDOWN),
+        ("07_pipeline.py", PIPELINE),
     ],
-    ids=["hello", "many subscribers", "threads", "graceful shutdown"],
+    ids=["hello", "many subscribers", "threads", "graceful shutdown", "pipeline"],
 )
 def test_an_example_prints_what_it_should(name: str, expected: str) -> None:
     assert run(name) == (expected, "")

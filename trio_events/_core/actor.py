@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Container, MutableMapping
 from typing import Any, ClassVar, Final, Protocol, assert_never, final
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
@@ -13,11 +14,13 @@ import trio
 from .._errors import SubscriptionOverflowError
 from .._event import Event
 from .._names.interest import Interest
-from .buffer import Buffer, End, Overflow
+from .buffer import Buffer, End, Key, Overflow, key_of
 from .door import Door
 from .inbox import Inbox, Unsubscribe
 from .notices import LossBegan, LossEnded, Notices, SendersStalled
 from .pace import Pace
+from .pending import PendingRequests
+from .pending import Worker as TakesEvents
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
 
@@ -25,7 +28,7 @@ _QUIET: Final = 1.0
 """Seconds without a loss after which an episode of loss can end."""
 
 
-class Worker(Protocol):
+class Worker(TakesEvents, Protocol):
     """What calls the handler of a subscription."""
 
     handling: int
@@ -38,8 +41,12 @@ class Worker(Protocol):
     def handler(self) -> Callable[[Event[Any]], Awaitable[object]]:
         """The handler."""
 
-    def note_change(self) -> None:
-        """Events have been delivered."""
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+
+    def look_after_calls(self, now: float) -> None:
+        """Report the calls that last."""
 
 
 @final
@@ -53,6 +60,11 @@ class Core:
     notices: Notices
     pace: Pace
     clock: Callable[[], float]
+    requests: PendingRequests
+    unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
+        factory=WeakKeyDictionary, init=False
+    )
+    """The subscriptions that ended with something to read."""
 
 
 @final
@@ -179,6 +191,8 @@ class SubscriptionActor:
         with self.core.notices:
             self._end_loss_if_over(now)
             self._look_after_senders(now)
+            if self.worker is not None:
+                self.worker.look_after_calls(now)
 
     def _look_after_senders(self, now: float) -> None:
         queue = self._queue
@@ -209,8 +223,6 @@ class SubscriptionActor:
             events = self._serve(events)
         if events and not buffer.put(events):
             self._put_what_fits(events)
-        if self.worker is not None:
-            self.worker.note_change()
         if self.must_settle:
             self.settle()
 
@@ -230,7 +242,8 @@ class SubscriptionActor:
     def _put_what_fits(self, events: list[Event]) -> None:
         buffer = self.buffer
         dropped = buffer.dropped
-        self.core.notices.keep(buffer.put_what_fits(events))
+        if gone := buffer.put_what_fits(events):
+            self._let_go(gone)
         if buffer.dropped > dropped:
             self._lose(dropped)
         elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:
@@ -243,6 +256,8 @@ class SubscriptionActor:
     def finish(self) -> None:
         """Nothing more will be delivered: what is here stays readable, then the channel ends."""
         self.buffer.end()
+        if self.buffer.unread:
+            self.core.unfinished[self] = None
         self._end_loss()
         self._dismiss_readers()
 
@@ -305,6 +320,35 @@ class SubscriptionActor:
             case _ as never:
                 assert_never(never)
 
+    def take_free(self, busy: Container[Key]) -> Event[Any]:
+        """The next event of a system and path that isn't busy; others are set aside.
+
+        Raises as `take`.
+        """
+        try:
+            with self.core.notices:
+                while key_of(event := self.buffer.take()) in busy:
+                    self.buffer.set_aside(event)
+                if self.must_settle:
+                    self.settle()
+                return event
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise self._end() from None
+
+    def take_aside(self, key: Key) -> Event[Any] | None:
+        """The next event of a system and path that was set aside, or None if there is none."""
+        with self.core.notices:
+            event = self.buffer.take_aside(key)
+            if self.must_settle:
+                self.settle()
+            if not self.buffer.is_empty:  # a held event may have come into the room for it
+                self._dismiss_readers()
+            return event
+
+    async def wait_for_events(self) -> None:
+        """Wait until `take` doesn't raise WouldBlock. A checkpoint if it waits."""
+        await self._wait(0)
+
     async def receive(self) -> Event[Any]:
         """Take the next event, or wait for it. Raises as `take`, but for WouldBlock.
 
@@ -347,9 +391,12 @@ class SubscriptionActor:
             if not self.buffer.is_dry and readers.pop(reader, reader) is None:
                 # A destructor has closed the bus, between the look at the buffer and this one.
                 return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
+            reader.task.custom_sleep_data = self  # what it waits for, as long as it does
             await trio.lowlevel.wait_task_rescheduled(reader.abort)
         finally:
-            readers.pop(reader, None)  # still there if the stack had no room for the wait
+            # Both are as after a wait already, unless the stack had no room for one.
+            readers.pop(reader, None)
+            reader.task.custom_sleep_data = None
         self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
         return reader.events
@@ -371,10 +418,15 @@ class SubscriptionActor:
         if not self.discarded_at:
             with self.core.notices:
                 self.discarded_at = where
-                self.core.notices.keep(self.buffer.discard())
+                self._let_go(self.buffer.discard())
                 self.close()
                 self._end_loss()
                 self._dismiss_readers()
+
+    def _let_go(self, events: list[Event]) -> None:
+        """Events will not be read."""
+        self.core.requests.let_go(events, self)
+        self.core.notices.keep(events)
 
     # For people
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
-from typing import Any, Final, assert_never, final
+import itertools
+from collections import OrderedDict, deque
+from typing import Any, Final, TypeAlias, assert_never, final
 
 import attrs
 import trio
@@ -39,6 +40,49 @@ def check_count(name: str, value: object) -> None:
 _NOTHING: Final[deque[Event]] = deque(maxlen=0)
 """What a buffer holds that has never been too full: an empty deque of its own takes 0.7 KiB."""
 
+Key: TypeAlias = tuple[str, str]
+"""A system and a path."""
+
+
+def key_of(event: Event) -> Key:
+    """Which events it has to be handled in order with."""
+    return event.system, event.path
+
+
+@final
+class Aside:
+    """Events that wait for their turn, by system and path."""
+
+    def __init__(self) -> None:
+        self._events: OrderedDict[int, Event] = OrderedDict()  # by number, the oldest first
+        self._numbers: dict[Key, deque[int]] = {}
+        self._next = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, event: Event) -> None:
+        """Add an event, which is newer than the others."""
+        number = next(self._next)
+        self._events[number] = event
+        self._numbers.setdefault(key_of(event), deque()).append(number)
+
+    def take(self, key: Key) -> Event | None:
+        """The oldest event of a system and path, or None if there is none."""
+        numbers = self._numbers.get(key)
+        if numbers is None:
+            return None
+        event = self._events.pop(numbers.popleft())
+        if not numbers:
+            del self._numbers[key]
+        return event
+
+    def take_oldest(self) -> Event:
+        """The oldest of all, which is the oldest of its system and path, too."""
+        event = next(iter(self._events.values()))
+        self.take(key_of(event))
+        return event
+
 
 class End(enum.Enum):
     """How a buffer ends, or will when all has been read."""
@@ -72,6 +116,12 @@ class Buffer:
     """The list that is being read, in reverse: the next event is its last. Always the same object,
     from which a reader may pop when nothing has to follow from that."""
 
+    capacity: int = attrs.field(init=False)
+    """Events that may be in the channel and `front`: `max_buffer_size`, less those set aside."""
+
+    aside: Aside | None = attrs.field(default=None, init=False)
+    """Events that were set aside until it is their turn, if there ever were some."""
+
     _stored: int = attrs.field(default=0, init=False)  # events in the memory channel
     _complete: bool = attrs.field(default=False, init=False)  # nothing more will be put in
     _tx: trio.MemorySendChannel[list[Event]] = attrs.field(init=False)
@@ -80,22 +130,23 @@ class Buffer:
     def __attrs_post_init__(self) -> None:
         # No list is empty, so the lists are never more than the events.
         self._tx, self._rx = trio.open_memory_channel(self.max_buffer_size)
+        self.capacity = self.max_buffer_size
 
     @property
     def buffered(self) -> int:
-        """How many events are in the buffer, at most `max_buffer_size`."""
-        return self._stored + len(self.front)
+        """How many events are in the buffer, or set aside; at most `max_buffer_size`."""
+        return self._stored + len(self.front) + self.max_buffer_size - self.capacity
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to read."""
-        return not (self.front or self._stored or self.held)
+        """Whether there is nothing to read. Then nothing is held, unless all room is set aside."""
+        return not (self.front or self._stored)
 
     @property
     def is_dry(self) -> bool:
         """Whether there is nothing to read now, but there may be later."""
-        ended = self._complete or self.end_reason is End.DISCARDED
-        return self.is_empty and not ended
+        ended = self._complete and not self.held
+        return self.is_empty and not ended and self.end_reason is not End.DISCARDED
 
     @property
     def unread(self) -> int:
@@ -131,7 +182,7 @@ class Buffer:
         # Without `room` and `_append`, whose calls would double what this takes.
         size = len(events)
         buffered = self._stored + len(self.front) + size
-        if buffered >= self.max_buffer_size or self.held or self.end_reason is not None:
+        if buffered >= self.capacity or self.held or self.end_reason is not None:
             return False
         self._tx.send_nowait(events)
         self._stored += size
@@ -162,7 +213,7 @@ class Buffer:
                 fitting = events[-self.max_buffer_size :]
                 gone = events[: len(events) - len(fitting)]
                 for _ in range(self.buffered + len(fitting) - self.max_buffer_size):
-                    gone.append(self.take())
+                    gone.append(self._take_oldest())
             case Overflow.DROP_INCOMING | Overflow.CLOSE:
                 fitting, gone = events[:room], events[room:]
                 if gone and self.overflow is Overflow.CLOSE:
@@ -206,6 +257,25 @@ class Buffer:
             del events[max_size:]
         return events
 
+    def set_aside(self, event: Event) -> None:
+        """Put back an event that was just taken. It stays queued, until its turn comes."""
+        if self.aside is None:
+            self.aside = Aside()
+        self.aside.add(event)
+        self.capacity -= 1
+
+    def take_aside(self, key: Key) -> Event | None:
+        """The next event of a system and path that was set aside, or None if there is none."""
+        event = None if self.aside is None else self.aside.take(key)
+        self.capacity += event is not None
+        return event
+
+    def _take_oldest(self) -> Event:
+        if not self.aside:
+            return self.take()
+        self.capacity += 1
+        return self.aside.take_oldest()
+
     def fit_held(self) -> None:
         """Put as many of the held events into the channel as there is room for."""
         held = self.held
@@ -233,6 +303,8 @@ class Buffer:
         gone = [*self.front, *self.held]
         while self._stored:
             gone += self._receive()
+        while self.aside:
+            gone.append(self._take_oldest())
         self.discarded += len(gone)
         self.front.clear()
         self.held.clear()

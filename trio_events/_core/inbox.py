@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import ClassVar, Protocol, TypeAlias, final
 
 import attrs
@@ -10,9 +9,10 @@ import trio
 
 from .._event import Event
 from .._names.interest import Interest
+from .pending import Holder
 
 
-class Recipient(Hashable, Protocol):
+class Recipient(Holder, Protocol):
     """What the routing table leads to, such as a subscription."""
 
     local_only: ClassVar[bool]

@@ -74,6 +74,30 @@ class SendersStalled:
 
 @final
 @attrs.frozen
+class RequestsStalled:
+    """Requests of one system and kind have been waiting for replies."""
+
+    level: ClassVar = logging.WARNING
+    first: str
+    """The system, kind and path of the one that has waited longest."""
+
+    waiting: int
+    seconds: float
+    """How long that one has waited."""
+
+    whereabouts: str
+    """Which subscriptions got it, and what they are doing."""
+
+    def __str__(self) -> str:
+        others = f", and {self.waiting - 1} others" if self.waiting > 1 else ""
+        return (
+            f"no reply for {self.seconds:.0f} s to the request {self.first}{others}: "
+            f"{self.whereabouts}"
+        )
+
+
+@final
+@attrs.frozen
 class SendsRefused:
     """`send_soon` couldn't send."""
 
@@ -120,6 +144,26 @@ class HandlerEnded:
 
 @final
 @attrs.frozen
+class HandlerLasts:
+    """A call of a handler has been running for long."""
+
+    level: ClassVar = logging.WARNING
+    subscription: Described
+    handler: str
+    event: str
+    """Its system, kind and path."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subscription.description()}: {self.handler} has been running for "
+            f"{self.seconds:.0f} s, for {self.event}"
+        )
+
+
+@final
+@attrs.frozen
 class WorkLeft:
     """A handler was stopped before it was done."""
 
@@ -149,14 +193,47 @@ class BridgeReport:
         return self.text
 
 
+@final
+@attrs.frozen
+class ConsumerCancelled:
+    """A consumer was cancelled while it was working."""
+
+    level: ClassVar = logging.WARNING
+    consumer: str
+    """Its name, and the line that started it."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.consumer}: {self.reason}; cancelled while it was working"
+
+
+@final
+@attrs.frozen
+class EventsLeft:
+    """Consumers were cancelled before they had read all events."""
+
+    level: ClassVar = logging.WARNING
+    subscription: Described
+    reason: str
+    events: int
+
+    def __str__(self) -> str:
+        return f"{self.subscription.description()}: {self.reason}; unread events: {self.events}"
+
+
 Notice: TypeAlias = (
     LossBegan
     | LossEnded
     | SendersStalled
+    | RequestsStalled
     | SendsRefused
     | HandlerFailed
     | HandlerEnded
+    | HandlerLasts
     | WorkLeft
+    | ConsumerCancelled
+    | EventsLeft
     | BridgeReport
 )
 

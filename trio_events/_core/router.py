@@ -14,10 +14,11 @@ from .._names.pattern import plain_name
 from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
 from .buffer import Buffer, Overflow
-from .door import Door
+from .door import Admits, Door
 from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
+from .pending import PendingRequests
 from .senders import Sender, Senders
 
 LEFT: Final = "its `async with open_event_bus()` block was left"
@@ -44,9 +45,6 @@ class Router:
     last_kind: str | None = attrs.field(default=None, init=False)
     """The names of the latest event: a sender of these very objects needn't check them."""
 
-    after_routing: Callable[[], None] | None = attrs.field(default=None, init=False)
-    """Called when the inbox has been routed."""
-
     unmatched: int = attrs.field(default=0, init=False)
     _routed: int = attrs.field(default=0, init=False)
     _is_routing: bool = attrs.field(default=False, init=False)
@@ -61,8 +59,10 @@ class Router:
         """A router with all that belongs to it, for the running thread."""
         notices, table = Notices(), RoutingTable[Recipient]()
         inbox = Inbox(inbox_size)
-        senders = Senders(inbox, table, clock)
-        return Router(Core(inbox, Door(token), senders, notices, pace, clock), table)
+        door = Door(token)
+        requests = PendingRequests(clock, notices, door)
+        senders = Senders(inbox, table, clock, requests)
+        return Router(Core(inbox, door, senders, notices, pace, clock, requests), table)
 
     # The actor
 
@@ -91,8 +91,6 @@ class Router:
             senders = self.core.senders
             if senders.for_inbox.length:
                 senders.let_in(senders.for_inbox, self.core.inbox.size)
-        if self.after_routing is not None:
-            self.after_routing()
 
     def _route(self, messages: list[Message]) -> None:
         if len(messages) == 1 and type(messages[0]) is Event:  # nearly always if the bus is idle
@@ -128,7 +126,9 @@ class Router:
         self._routed += 1
         route = self.table.match(event.system, event.kind)
         recipients = route.recipients(event.path) if route.by_path else route.items
-        if not recipients:
+        requests = self.core.requests
+        answers = (requests.underway or requests.waiting) and requests.see(event, route)
+        if not recipients and not answers:
             self.unmatched += 1
         for recipient in recipients:
             recipient.deliver([event])
@@ -157,6 +157,11 @@ class Router:
                     self.unmatched += 1
         elif not route.items:
             self.unmatched += len(run)
+        requests = self.core.requests
+        if requests.underway or requests.waiting:
+            for event in run:
+                if requests.see(event, route) and not route.recipients(event.path):
+                    self.unmatched -= 1
 
     def _deliver(self, pending: dict[Recipient, list[Event]]) -> None:
         for recipient, events in pending.items():
@@ -220,7 +225,8 @@ class Router:
           trio.WouldBlock: If something stops the event, and `wait` is false.
         """
         with self.core.notices:
-            self.core.door.check_open()
+            if not self.core.door.is_open and not self.core.requests.admits(event):
+                self.core.door.check_open()
             queue = self.core.senders.obstacle(event)
             if queue is None:
                 self.core.inbox.post(event)
@@ -263,20 +269,24 @@ class Router:
             self.route_inbox()
             self.core.senders.reconsider(subscription)
 
-    def is_wanted(
-        self, system: str, kind: str, path: str, *, besides: Recipient | None = None
-    ) -> bool:
-        """Whether a subscription, besides one, would get such an event if it were accepted now."""
+    def is_wanted(self, system: str, kind: str, path: str) -> bool:
+        """Whether a subscription would get such an event if it were accepted now."""
         if self.core.inbox.controls:
             self.route_inbox()
         # Peek, so that asking leaves no remembered route behind.
         recipients = self.table.peek(system, kind).recipients(path)
-        return any(not r.closed and r is not besides for r in recipients)
+        return any(not recipient.closed for recipient in recipients)
 
     @property
     def accepted(self) -> int:
         """How many events have been accepted."""
         return self._routed + self.core.inbox.used
+
+    def restrict(self, admits: Admits, reason: str) -> None:
+        """Refuse everything from now on but what certain tasks do, and what answers them."""
+        with self.core.notices:
+            self.core.door.restrict(admits, reason)
+            self.core.senders.dismiss(self.core.door)
 
     @trio.lowlevel.enable_ki_protection
     def close(self, reason: str = LEFT) -> None:
@@ -294,6 +304,7 @@ class Router:
             for subscription in ending:
                 subscription.closed = True
             self.route_inbox()
+            self.core.requests.close()
             self.table.clear()
             for subscription in ending:
                 subscription.end()

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterator, Set
+from operator import attrgetter
 from typing import Final, Protocol, final
 
 import attrs
@@ -18,6 +19,7 @@ from .._names.routing import RoutingTable
 from .deadlock import hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
+from .pending import PendingRequest, PendingRequests, deadlock_error
 from .readers import KnownReaders
 
 _SOON: Final = 600.0
@@ -156,10 +158,14 @@ class Queue:
             heapq.heappop(heap)
         return heap[0][1] if heap else None
 
+    def in_any_order(self) -> Iterator[Sender]:
+        """Those that wait. One that went and came back may be among them twice."""
+        return (sender for _, sender in self._heap if sender.queue is self)
+
     def __iter__(self) -> Iterator[Sender]:
         """Those that wait, in the order of their arrival."""
-        waiting = (sender for _, sender in sorted(self._heap) if sender.queue is self)
-        return iter(dict.fromkeys(waiting))  # one that went and came back is in the heap twice
+        waiting = dict.fromkeys(self.in_any_order())
+        return iter(sorted(waiting, key=attrgetter("ticket")))
 
 
 @final
@@ -174,6 +180,7 @@ class Senders:
     _inbox: Inbox
     _table: RoutingTable[Recipient]
     _clock: Callable[[], float]
+    _requests: PendingRequests
     full: dict[Recipient, Queue] = attrs.field(factory=dict, init=False)
     """The recipients that stop senders: those without room, and those for whose room a sender
     already waits, so that no newcomer goes first."""
@@ -257,13 +264,13 @@ class Senders:
         return False
 
     def dismiss(self, door: Door) -> None:
-        """Refuse the senders that the door doesn't admit any more."""
+        """Refuse senders that the door doesn't admit any more, unless their event is awaited."""
         for sender in [s for queue in (self.for_inbox, *self.full.values()) for s in queue]:
-            if not door.admits(sender.task):
+            if not door.admits(sender.task) and not self._requests.admits(sender.event):
                 sender.wake(door.closed_error("; the event that waited for room was not sent"))
 
     def end_hopeless(self, now: float) -> bool:
-        """Refuse the senders whose wait can never end, if they have waited for a second.
+        """Refuse the sends, and end the requests, that wait for a second and could for ever.
 
         Returns:
           False if it is too early: as this looks at all that wait, once a second is enough.
@@ -272,27 +279,44 @@ class Senders:
             return False
         self._next_verdict = now + 1
         places = {queue: queue.owner for queue in self.full.values() if queue.owner is not None}
-        senders = {s.task: s for queue in places for s in queue if not s.gives_up(now)}
+        senders = {
+            s.task: s for queue in places for s in queue.in_any_order() if not s.gives_up(now)
+        }
+        requests = self._requests.waits(now)
+        waiting: dict[trio.lowlevel.Task, Sender | PendingRequest] = {**senders, **requests}
+        enders: dict[Queue | PendingRequest, tuple[trio.lowlevel.Task, ...]] = {
+            queue: tuple(owner.known_readers)
+            for queue, owner in places.items()
+            if not owner.known_readers.unknown
+        }
+        enders.update((request, request.enders()) for request in requests.values())
         verdict = hopeless_waits(
-            {task: queue for task, s in senders.items() if (queue := s.queue) is not None},
-            {
-                queue: tuple(owner.known_readers)
-                for queue, owner in places.items()
-                if not owner.known_readers.unknown
-            },
+            {task: place for task, wait in waiting.items() if (place := _place_of(wait))},
+            enders,
             [
-                sender.task
-                for sender in sorted(senders.values(), key=lambda sender: sender.ticket)
-                if now >= sender.since + next_look(0)
+                wait.task
+                for wait in sorted(waiting.values(), key=_seniority)
+                if now >= wait.since + next_look(0)
             ],
         )
-        for sender in map(senders.__getitem__, verdict):
-            assert sender.queue is not None
-            assert sender.queue.owner is not None
-            owner = sender.queue.owner
-            of_its_own = list(owner.known_readers) == [sender.task]
-            sender.wake(_deadlock_error(sender.event, owner, of_its_own=of_its_own))
+        for wait in map(waiting.__getitem__, verdict):
+            if isinstance(wait, PendingRequest):
+                wait.fail(deadlock_error(wait))
+            else:
+                assert wait.queue is not None
+                assert wait.queue.owner is not None
+                owner = wait.queue.owner
+                of_its_own = list(owner.known_readers) == [wait.task]
+                wait.wake(_deadlock_error(wait.event, owner, of_its_own=of_its_own))
         return True
+
+
+def _place_of(wait: Sender | PendingRequest) -> Queue | PendingRequest | None:
+    return wait if isinstance(wait, PendingRequest) else wait.queue
+
+
+def _seniority(wait: Sender | PendingRequest) -> tuple[float, int]:
+    return wait.since, -1 if isinstance(wait, PendingRequest) else wait.ticket
 
 
 def _deadlock_error(event: Event, owner: Owner, *, of_its_own: bool) -> DeadlockError:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Hashable, Iterable, Iterator
-from typing import Final, Generic, TypeAlias, TypeVar, final
+from typing import Any, Final, Generic, TypeAlias, TypeVar, final
 
 from .interest import Interest
 from .pattern import MANY, ONE, RESERVED, Pattern, Segment, literals_of
@@ -56,6 +56,9 @@ _Places: TypeAlias = dict[T, tuple[int, int]]
 """For each item: its place in the order, and the number of its interests."""
 
 
+_NO_EDGES: Final[dict[Segment, Any]] = {}
+
+
 @final
 class _Node(Generic[T]):
     """One place in the trie. In plain slots: there are several for each subscription."""
@@ -64,7 +67,7 @@ class _Node(Generic[T]):
 
     def __init__(self, label: Segment = "") -> None:
         self.loops = label == MANY
-        self.edges: dict[Segment, _Node[T]] = {}
+        self.edges: dict[Segment, _Node[T]] = _NO_EDGES  # one of its own when it gets the first
         # The items whose patterns end here, and how many of their interests do.
         self.items: dict[T, int] = {}
 
@@ -302,6 +305,7 @@ def _count(root: _Node[T], steps: _Steps, item: T, by: int) -> None:
         for parent in parents:
             for label in step:
                 if label not in parent.edges:
+                    parent.edges = parent.edges or {}
                     parent.edges[label] = _Node(label)
                 nodes.append(parent.edges[label])
                 trail.append((parent, label))

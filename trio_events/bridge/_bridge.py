@@ -176,11 +176,9 @@ class Bridge(metaclass=NoPublicConstructor):
         _check_no_overlap("export", terms.interest, _exported(link))
         subscription = link.bus._subscribe(terms, origin, ExportActor)
         export = Export(link, subscription, link.open_line())
-        assert isinstance(subscription._actor, ExportActor)
-        subscription._actor.export = export
         link.bus._writers.add(export.writer)
         link.exports[export] = None
-        link.staff.join(export)
+        link.staff.enlist(export)
         link.bus._nursery.start_soon(export.run, name=f"trio_events export {terms.interest}")
         return subscription
 
@@ -297,7 +295,7 @@ class Bridge(metaclass=NoPublicConstructor):
         if not group:
             raise ValueError("group must not be empty")
         # Found out before anything has happened, and again with what it needs.
-        Registration(handler, terms, concurrency, on_error)
+        Registration(handler, terms, concurrency, False, on_error)
         await link.arrive()
 
         async def join(session: LogSession) -> int:
@@ -310,7 +308,9 @@ class Bridge(metaclass=NoPublicConstructor):
         member = Group(
             link, group, terms.interest, start, concurrency, lease, max_attempts, decoders
         )
-        registration = Registration(handler, terms, concurrency, on_error, member.note_finished)
+        registration = Registration(
+            handler, terms, concurrency, False, on_error, on_finished=member.note_finished
+        )
         member.start(link.bus._start(registration, origin, GroupActor))
         return member.subscription
 

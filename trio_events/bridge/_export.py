@@ -38,15 +38,11 @@ class ExportActor(SubscriptionActor):
     local_only: ClassVar[bool] = True
     fixed: ClassVar[bool] = True
 
-    export: Export = attrs.field(init=False)
-    """Who reads it. It has one before anything is delivered."""
-
     def deliver(self, events: list[Event]) -> None:
         """Take in those of the events that were sent in this process."""
         local = [event for event in events if event.source is None]
         if local:
             SubscriptionActor.deliver(self, local)
-            self.export.note_change()
 
 
 @final
@@ -111,10 +107,6 @@ class Export:
         self._stopped = reason
         self._scope.cancel()
 
-    def note_change(self) -> None:
-        """Events have been delivered, or stored."""
-        self._link.staff.note_change(self)
-
     # The task
 
     async def run(self) -> None:
@@ -165,7 +157,6 @@ class Export:
             self._in_hand = len(remaining)
             self.settled = taken - len(remaining)
             self._progress.unpark_all()
-            self.note_change()
 
     async def _append(self, entries: list[bytes], session: LogSession) -> None:
         seen = self._link.seen
@@ -182,7 +173,7 @@ class Export:
         left = self._in_hand + buffer.unread + buffer.on_the_way
         self.ended = True
         self._line.close()
-        self._link.staff.leave(self)
+        self._link.staff.release(self)
         if self._stopped is not None:
             self.actor.discard("the end of its export")
             if left:

@@ -111,7 +111,7 @@ class Group:
         subscription._actor.group = self
         self._claiming, self._reporting = self._link.open_line(), self._link.open_line()
         self._link.groups[self] = None
-        self._link.staff.join(self)
+        self._link.staff.enlist(self)
         for task in (self.claim_all, self.report_all):
             name = f"trio_events {task.__name__} of group {self.name!r}"
             self._link.bus._nursery.start_soon(task, name=name)
@@ -160,7 +160,6 @@ class Group:
         self._done.append(position)
         self._changed.set()
         self._room.unpark_all()
-        self._link.staff.note_change(self)
 
     # The task that claims
 
@@ -254,7 +253,7 @@ class Group:
         finally:
             self.stop_claiming()
             self._reporting.close()
-            self._link.staff.leave(self)
+            self._link.staff.release(self)
             self._link.leave_group(self)
 
     async def _report(self) -> None:  # noqa: ASYNC910  # `report_all` has waited
@@ -275,6 +274,5 @@ class Group:
         if stored:
             del self._done[: len(done)]
             self._room.unpark_all()
-            self._link.staff.note_change(self)
         elif done:
             self._changed.set()
