@@ -62,6 +62,7 @@ bench-requests: $(VENV)/dev  ## Measure what a request costs while others are pe
 	$(BIN)/python benchmarks/requests.py
 
 bench-bridge: $(VENV)/dev  ## Measure events between two processes, over SQLite and over a server (a minute)
+	$(PIP) install --group bench-bridge
 	$(BIN)/python benchmarks/bridges.py
 
 mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an hour)

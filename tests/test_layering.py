@@ -25,6 +25,7 @@ LAYERS = [
     {"_core.senders"},
     {"_core.actor"},
     {"_core.router"},
+    {"_history"},
     {"_terms"},
     {"_handlers.quiet"},
     {"_handlers.staff"},

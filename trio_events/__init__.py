@@ -5,6 +5,7 @@ from ._ambient import (
     include,
     is_wanted,
     on,
+    open_history,
     reply,
     request,
     send,
@@ -34,6 +35,7 @@ from ._errors import (
 from ._event import Event, Source
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
+from ._history import History, HistoryStatistics
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
 from ._requests import EventWaiter, Reject
@@ -67,6 +69,8 @@ __all__ = [
     "EventWaiter",
     "ExactPath",
     "HandlerSet",
+    "History",
+    "HistoryStatistics",
     "InvalidEventError",
     "InvalidPatternError",
     "Log",
@@ -91,6 +95,7 @@ __all__ = [
     "is_wanted",
     "on",
     "open_event_bus",
+    "open_history",
     "reply",
     "request",
     "send",

@@ -20,6 +20,7 @@ from ._event import Event
 from ._handlers.registration import Handler, HandlerSet
 from ._handlers.staff import ArgsT
 from ._handlers.supervision import Log, OnError, Propagate
+from ._history import History
 from ._names.pattern import ExactPath
 from ._requests import REPLY_KIND, EventWaiter
 from ._subscription import Subscription
@@ -42,6 +43,7 @@ async def subscribe(
     path: str | ExactPath | None = None,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription: ...
 
 
@@ -54,6 +56,7 @@ async def subscribe(
     data: type[DataT],
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription[DataT]: ...
 
 
@@ -65,6 +68,7 @@ async def subscribe(
     data: type[DataT] | None = None,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription[DataT] | Subscription:
     """`EventBus.subscribe` on the bus around the caller.
 
@@ -78,6 +82,7 @@ async def subscribe(
         data=data,  # type: ignore[arg-type]  # None is as good as nothing
         max_buffer_size=max_buffer_size,
         overflow=overflow,
+        history=history,
     )
 
 
@@ -93,6 +98,7 @@ def on(
     on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Coroutine[Any, Any, Subscription]: ...
 
 
@@ -109,6 +115,7 @@ def on(
     on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Coroutine[Any, Any, Subscription[DataT]]: ...
 
 
@@ -124,6 +131,7 @@ def on(
     on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Coroutine[Any, Any, Subscription[Any]]:
     """`EventBus.on` on the bus around the caller.
 
@@ -140,6 +148,7 @@ def on(
         on_error=on_error,
         max_buffer_size=max_buffer_size,
         overflow=overflow,
+        history=history,
     )
 
 
@@ -253,13 +262,14 @@ def expect(
     *,
     path: str | ExactPath | None = None,
     max_buffer_size: int = 256,
+    history: History | None = None,
 ) -> AbstractAsyncContextManager[EventWaiter]:
     """`EventBus.expect` on the bus around the caller.
 
     Raises:
       NoBusError: If there is none.
     """
-    return _bus().expect(system, kind, path=path, max_buffer_size=max_buffer_size)
+    return _bus().expect(system, kind, path=path, max_buffer_size=max_buffer_size, history=history)
 
 
 async def wait_for(
@@ -268,13 +278,14 @@ async def wait_for(
     *,
     path: str | ExactPath | None = None,
     where: Callable[[Event[Any]], object] | None = None,
+    history: History | None = None,
 ) -> Event:
     """`EventBus.wait_for` on the bus around the caller.
 
     Raises:
       NoBusError: If there is none.
     """
-    return await _bus().wait_for(system, kind, path=path, where=where)
+    return await _bus().wait_for(system, kind, path=path, where=where, history=history)
 
 
 async def request(
@@ -286,6 +297,24 @@ async def request(
       NoBusError: If there is none.
     """
     return await _bus().request(system, kind, path, data, reply_kind=reply_kind)
+
+
+async def open_history(
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    per_path: int | None = 1,
+    max_events: int = 1024,
+) -> History:
+    """`EventBus.open_history` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    return await _bus().open_history(
+        system, kind, path=path, per_path=per_path, max_events=max_events
+    )
 
 
 def is_wanted(system: str, kind: str, path: str) -> bool:

@@ -31,6 +31,7 @@ from ._handlers.registration import (
 )
 from ._handlers.staff import ArgsT, Staff
 from ._handlers.supervision import Log, OnError, Propagate
+from ._history import History, HistoryActor, check_history, source_of
 from ._names.interest import Interest
 from ._names.pattern import ExactPath, plain_name, plain_path
 from ._names.permits import Permits
@@ -67,7 +68,7 @@ class EventBusStatistics:
     """Events that were accepted since the bus was opened."""
 
     unmatched: int
-    """Events among them that no subscription matched."""
+    """Events among them that no subscription and no history matched."""
 
     refused: int
     """Events that `send_soon` took and the bus could not accept."""
@@ -80,6 +81,9 @@ class EventBusStatistics:
 
     open_subscriptions: int
     """Subscriptions that are open."""
+
+    open_histories: int
+    """Histories that are open."""
 
     open_waiters: int
     """Blocks of `expect`, and calls of `wait_for` and `request`, that are open."""
@@ -174,7 +178,7 @@ class EventBus(metaclass=NoPublicConstructor):
         return here is self._token
 
     def is_wanted(self, system: str, kind: str, path: str) -> bool:
-        """Whether a subscription, or a request, would get such an event now. Not a checkpoint.
+        """Whether such an event would be received or kept now. Not a checkpoint.
 
         Use it to save the work of making `data` that nothing needs.
 
@@ -238,6 +242,7 @@ class EventBus(metaclass=NoPublicConstructor):
         path: str | ExactPath | None = None,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Subscription: ...
 
     @overload
@@ -250,6 +255,7 @@ class EventBus(metaclass=NoPublicConstructor):
         data: type[DataT],
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Subscription[DataT]: ...
 
     @trio.lowlevel.enable_ki_protection
@@ -262,6 +268,7 @@ class EventBus(metaclass=NoPublicConstructor):
         data: type[DataT] | None = None,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Subscription[DataT]:
         """Subscribe to the events whose system and kind match two patterns.
 
@@ -278,17 +285,23 @@ class EventBus(metaclass=NoPublicConstructor):
           data: The type of the events' data, for type checkers only. Nothing is checked.
           max_buffer_size: How many events may wait to be read before the buffer is full.
           overflow: What happens to an event when the buffer is full.
+          history: A history of this bus whose patterns cover these. Then what it has kept and
+            matches is in the buffer already, in the order in which it was sent, and nothing is
+            missing or doubled between that and what comes. What doesn't fit is treated as
+            `overflow` says; with `Overflow.BLOCK` it is held, and `subscribe` doesn't wait.
 
         Raises:
           TypeError: If an argument is not of its type.
-          ValueError: If `max_buffer_size` is less than 1.
+          ValueError: If `max_buffer_size` is less than 1, or `history` doesn't cover the patterns
+            or belongs to another bus.
+          trio.ClosedResourceError: If `history` was closed.
           InvalidPatternError: If a text is not a pattern.
           NoBusError: If the caller is not in the trio run of the bus.
           PolicyDeniedError: If the policy does not allow to subscribe to this system.
           BusClosedError: If the bus was closed, before or meanwhile.
           SubscriptionLimitError: If `max_subscriptions` are open.
         """
-        terms = Terms.of(system, kind, path, max_buffer_size, overflow)
+        terms = Terms.of(system, kind, path, max_buffer_size, overflow, history)
         origin = caller()
         await self._arrive()
         return self._subscribe(terms, origin)
@@ -306,6 +319,7 @@ class EventBus(metaclass=NoPublicConstructor):
         on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Coroutine[Any, Any, Subscription]: ...
 
     @overload
@@ -322,6 +336,7 @@ class EventBus(metaclass=NoPublicConstructor):
         on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Coroutine[Any, Any, Subscription[DataT]]: ...
 
     def on(
@@ -337,6 +352,7 @@ class EventBus(metaclass=NoPublicConstructor):
         on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Coroutine[Any, Any, Subscription[Any]]:
         """Subscribe, and have an async function called with each event.
 
@@ -363,6 +379,7 @@ class EventBus(metaclass=NoPublicConstructor):
             `Log`, `CloseSubscription` and `Retry`.
           max_buffer_size: As in `subscribe`.
           overflow: As in `subscribe`.
+          history: As in `subscribe`.
 
         Raises:
           TypeError: If the handler is not an async function that can be called with one argument,
@@ -375,7 +392,7 @@ class EventBus(metaclass=NoPublicConstructor):
                 "`on` is no decorator: write `await bus.on(handler, system, ...)`, or declare the "
                 "handler with `@handlers.on(system, ...)` on a HandlerSet"
             )
-        terms = Terms.of(system, kind, path, max_buffer_size, overflow)
+        terms = Terms.of(system, kind, path, max_buffer_size, overflow, history)
         return self._on(Registration(handler, terms, concurrency, ordered, on_error), caller())
 
     @overload
@@ -638,6 +655,7 @@ class EventBus(metaclass=NoPublicConstructor):
         *,
         path: str | ExactPath | None = None,
         max_buffer_size: int = 256,
+        history: History | None = None,
     ) -> AbstractAsyncContextManager[EventWaiter]:
         """Expect events, from before the block is entered until it is left.
 
@@ -655,15 +673,19 @@ class EventBus(metaclass=NoPublicConstructor):
           path: As in `subscribe`. To expect one path costs the same, however many are expected.
           max_buffer_size: How many events may be unread. One more ends the waiter, as with
             `Overflow.CLOSE`.
+          history: As in `subscribe`. What it has kept is expected, too, and needs no room.
 
         Raises:
           TypeError: If an argument is not of its type.
-          ValueError: If `max_buffer_size` is less than 1.
+          ValueError: As `subscribe`.
+          trio.ClosedResourceError: As `subscribe`.
           EventBusError: As `subscribe`, but for the limit.
         """
         check_count("max_buffer_size", max_buffer_size)
         interest = Interest.of(system, kind, path)
-        return Expecting(self._router, self._permits, interest, max_buffer_size)
+        if history is not None:
+            check_history(history, interest)
+        return Expecting(self._router, self._permits, interest, max_buffer_size, history)
 
     @trio.lowlevel.enable_ki_protection
     async def wait_for(
@@ -673,8 +695,9 @@ class EventBus(metaclass=NoPublicConstructor):
         *,
         path: str | ExactPath | None = None,
         where: Callable[[Event[Any]], object] | None = None,
+        history: History | None = None,
     ) -> Event:
-        """Wait for the next event that matches.
+        """Wait for the next event that matches, or get the first one that a history has kept.
 
         An event that is sent after this was called is not missed: it is in force before its first
         schedule point. If your own code triggers the event before that, see `expect` and `request`.
@@ -687,17 +710,20 @@ class EventBus(metaclass=NoPublicConstructor):
           path: As in `subscribe`.
           where: A plain function of an event: only one for which it returns something true will
             do. What it raises leaves through `wait_for`.
+          history: As in `subscribe`. If it has kept such an event, nothing is waited for.
 
         Raises:
           TypeError: If an argument is not of its type.
           BusClosedError: If the bus was closed, before or meanwhile.
+          ValueError: As `subscribe`.
+          trio.ClosedResourceError: As `subscribe`.
           SubscriptionOverflowError: If more than 256 events came at once, and none of them would
             do.
           EventBusError: As `expect`.
         """
         if where is not None and (not callable(where) or is_async(where)):
             raise TypeError(f"where must be a plain function, not {where!r}")
-        async with self.expect(system, kind, path=path) as waiter:
+        async with self.expect(system, kind, path=path, history=history) as waiter:
             return await first_event(waiter, where)
 
     @trio.lowlevel.enable_ki_protection
@@ -746,6 +772,59 @@ class EventBus(metaclass=NoPublicConstructor):
         system, kind = self._router.checked_names(system, kind)
         event = quick_event(system, kind, plain_path(path), data)
         return await request(self._router, self._permits, event, reply_kind)
+
+    @trio.lowlevel.enable_ki_protection
+    async def open_history(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        per_path: int | None = 1,
+        max_events: int = 1024,
+    ) -> History:
+        """Keep the last events of each path, for subscriptions that come later.
+
+        It keeps events that are accepted after this returned, until it or the bus is closed. It
+        makes no sender wait, doesn't count as one of the `max_subscriptions`, and answers no
+        requests; an event that only a history keeps isn't `unmatched`.
+
+        If more than `max_events` would be kept, the oldest event of the path that was sent to
+        least recently goes. That is counted in `statistics().evicted`, and logged once an episode,
+        which ends when at most half of `max_events` are kept and a second has passed.
+
+        A checkpoint, always. Cancel-safe: if cancelled, there is no history.
+
+        Args:
+          system: As in `subscribe`.
+          kind: As in `subscribe`.
+          path: As in `subscribe`.
+          per_path: How many events are kept of each system, kind and path: the newest ones. None
+            is the last `max_events`, whatever they are; then no loss is counted.
+          max_events: The most events that are kept.
+
+        Raises:
+          TypeError: If an argument is not of its type.
+          ValueError: If a number is less than 1.
+          EventBusError: As `subscribe`, but for the limit.
+        """
+        interest = Interest.of(system, kind, path)
+        if per_path is not None:
+            check_count("per_path", per_path)
+        check_count("max_events", max_events)
+        origin = caller()
+        await self._arrive()
+        self._core.door.check_open()
+        self._permits.check_subscribe(str(interest.system))
+        self._core.door.check_open()  # whatever the policy has done
+        router = self._router
+        with self._core.notices:
+            actor = HistoryActor(
+                interest, per_path, max_events, origin, self._core, router.histories
+            )
+            history: History = History._create(actor)
+            router.open_history(actor, interest)
+            return history
 
     def subscriptions(self) -> list[Subscription]:
         """The open subscriptions, in the order of opening, including those of handlers.
@@ -799,6 +878,7 @@ class EventBus(metaclass=NoPublicConstructor):
             current_inbox_used=self._core.inbox.used,
             inbox_size=self._core.inbox.size,
             open_subscriptions=len(router.subscriptions),
+            open_histories=len(router.histories),
             open_waiters=len(router.waiters) + len(self._core.requests),
             routes_remembered=router.table.remembered,
             tasks_waiting_send=len(self._core.senders),
@@ -859,6 +939,7 @@ class EventBus(metaclass=NoPublicConstructor):
                 max_subscriptions=self._max_subscriptions,
             )
         interest, max_buffer_size = terms.interest, terms.max_buffer_size
+        source = source_of(terms.history, self._core)
         with self._core.notices:
             actor = router.make_subscription(
                 interest, origin, max_buffer_size, terms.overflow, actor_type
@@ -866,7 +947,7 @@ class EventBus(metaclass=NoPublicConstructor):
             subscription: Subscription[Any] = Subscription._create(
                 actor, EventChannel._create(actor), router, self._permits, self._staff
             )
-            router.open(actor, subscription)
+            router.open(actor, subscription, source)
             name = f"trio_events subscription {str(interest.system)!r}"
             self._nursery.start_soon(actor.run, router.close, name=name)
             return subscription

@@ -16,6 +16,7 @@ from ._core.router import Router
 from ._core.senders import Sender
 from ._errors import BusClosedError, InvalidEventError, NoSubscribersError, RequestFailedError
 from ._event import Event, quick_event
+from ._history import History, source_of
 from ._names.interest import Interest
 from ._names.pattern import Pattern
 from ._names.permits import Permits
@@ -35,7 +36,7 @@ class EventWaiter(metaclass=NoPublicConstructor):
     """The events that are expected, from the moment when `EventBus.expect` was entered.
 
     It is a subscription without a task, which never makes a sender wait: up to `max_buffer_size`
-    events may be unread, and one more ends it (see `Overflow.CLOSE`).
+    events may be unread, besides those of a history, and one more ends it (see `Overflow.CLOSE`).
     """
 
     _made_by = "EventBus.expect"
@@ -73,19 +74,26 @@ class EventWaiter(metaclass=NoPublicConstructor):
 
 
 def expecting(
-    router: Router, permits: Permits, interest: Interest, max_buffer_size: int
+    router: Router,
+    permits: Permits,
+    interest: Interest,
+    max_buffer_size: int,
+    history: History | None,
 ) -> EventChannel:
     """A channel of the events that match and are accepted from now on. Not a checkpoint.
 
-    Closing it is the caller's business.
+    If there is a history, those come first that it has kept. Closing it is the caller's business.
     """
     router.core.door.check_run()
     router.core.door.check_open()
     permits.check_subscribe(str(interest.system))
     router.core.door.check_open()  # whatever the policy has done
+    source = source_of(history, router.core)
+    if source is not None:
+        max_buffer_size += source.max_events
     reserve_stack(more=10)  # so that there is room to close it
     with router.core.notices:
-        waiter = router.open_waiter(interest, caller(), max_buffer_size)
+        waiter = router.open_waiter(interest, caller(), max_buffer_size, source)
         channel: EventChannel = EventChannel._create(waiter)
         return channel
 
@@ -99,12 +107,13 @@ class Expecting(AbstractAsyncContextManager[EventWaiter, None]):
     _permits: Permits
     _interest: Interest
     _max_buffer_size: int
+    _history: History | None
     _channel: EventChannel = attrs.field(init=False)
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> EventWaiter:
         self._channel = expecting(
-            self._router, self._permits, self._interest, self._max_buffer_size
+            self._router, self._permits, self._interest, self._max_buffer_size, self._history
         )
         try:
             await trio.lowlevel.checkpoint()
@@ -193,12 +202,12 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
         # listens.
         permits.check_send(event.system)
         await next(core.pace.steps)()
-        if not router.is_wanted(event.system, event.kind, event.path):
+        if not router.has_subscriber(event.system, event.kind, event.path):
             # Those have their turn who subscribe in this very moment.
             await trio.lowlevel.checkpoint()
             core.pace.restart()
             core.door.check_open()
-            if not router.is_wanted(event.system, event.kind, event.path):
+            if not router.has_subscriber(event.system, event.kind, event.path):
                 raise NoSubscribersError(
                     f"no subscriber for kind {event.kind!r} in system {event.system!r} at path "
                     f"{event.path!r}",
@@ -244,6 +253,11 @@ async def _wait_for_room(router: Router, event: Event, sender: Sender) -> None:
         del router.core.requests.underway[id(event)]
         raise
     router.core.pace.restart()
+
+
+def adopt(router: Router, event: Event) -> None:
+    """Note that an event which a bridge has brought is a request. Not a checkpoint."""
+    router.core.requests.adopt(event, _USUAL_REPLIES)
 
 
 def _last_segment(kind: str) -> str:

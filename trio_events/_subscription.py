@@ -26,7 +26,10 @@ from ._origin import caller
 @final
 @attrs.frozen
 class SubscriptionStatistics:
-    """The counters of a subscription. matched = delivered + queued + dropped + discarded."""
+    """The counters of a subscription.
+
+    matched = delivered + queued + dropped + discarded + superseded.
+    """
 
     matched: int
     """Events that match the subscription and that the router has handed to it."""
@@ -45,6 +48,9 @@ class SubscriptionStatistics:
 
     discarded: int
     """Events that were unread when the reader closed the channel, or came later."""
+
+    superseded: int
+    """Events that newer ones replaced while the buffer was full, with `Overflow.LATEST`."""
 
     tasks_waiting_send: int
     """Tasks that wait in `send` for this subscription to have room."""
@@ -424,6 +430,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
             held=len(buffer.held),
             dropped=buffer.dropped,
             discarded=buffer.discarded,
+            superseded=buffer.superseded,
             tasks_waiting_send=self._actor.tasks_waiting_send,
             handling=0 if worker is None else worker.handling + on_the_way,
             failures=0 if worker is None else worker.failures,

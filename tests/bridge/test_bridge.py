@@ -168,6 +168,48 @@ async def test_a_request_is_answered_in_another_process(log: EventLog) -> None:
     assert (reply.accepted, reply.data) == (True, {"of": [1, 2, 3]})
 
 
+async def test_what_a_responder_in_another_process_does_is_the_reply(log: EventLog) -> None:
+    async def price(request: Event[Any]) -> object:
+        if request.data is None:
+            raise events.Reject("of what?")
+        return 100 / request.data
+
+    with trio.fail_after(30):
+        async with two_buses(log) as (one, other, asking, answering):
+            await asking.export("prices", "price.ask")
+            await asking.follow("prices", "price.(accepted|rejected|failed)")
+            await answering.follow("prices", "price.ask")
+            await answering.export("prices", "price.(accepted|rejected|failed)")
+            await other.serve(price, "prices", "price.ask", on_error=events.Log())
+            reply = await one.request("prices", "price.ask", "/1", 8)
+            assert (reply.accepted, reply.data) == (True, 12.5)
+            reply = await one.request("prices", "price.ask", "/2", None)
+            assert (reply.accepted, reply.data) == (False, "of what?")
+            with pytest.raises(events.RequestFailedError, match="ZeroDivisionError"):
+                await one.request("prices", "price.ask", "/3", 0)
+
+
+async def test_a_request_from_another_process_is_replied_to_by_hand(log: EventLog) -> None:
+    with trio.fail_after(30):
+        async with two_buses(log) as (one, other, asking, answering):
+            await asking.export("doors", "door.open")
+            await asking.follow("doors", "door.*")
+            await answering.export("doors", "door.(accepted|rejected)")
+            questions = await other.subscribe("doors", "door.open")
+            await answering.follow("doors", "door.open")
+            await one.send("doors", "door.open", "/0")  # waits for no reply
+            merely_sent = await questions.receive()
+            with pytest.raises(events.InvalidEventError, match="isn't a request"):
+                await other.reply(merely_sent)
+
+            @other.start_soon
+            async def _() -> None:
+                await other.reply(await questions.receive(), "locked", accepted=False)
+
+            reply = await one.request("doors", "door.open", "/1")
+            assert (reply.accepted, reply.data) == (False, "locked")
+
+
 async def test_a_request_that_no_process_answers_waits_for_its_deadline(
     memory: MemoryLog, autojump_clock: MockClock
 ) -> None:
@@ -384,6 +426,34 @@ async def test_with_drop_oldest_flush_waits_for_what_is_on_its_way_to_the_log(
             assert not flushed.is_set()
             shaky.error = None
         assert (await paths_in(shaky.inner))[0] == "/0"
+
+
+async def test_with_latest_flush_waits_for_what_was_accepted_before_and_not_superseded(
+    shaky: ShakyLog, autojump_clock: MockClock
+) -> None:
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, shaky)
+        await bridge.export("a", max_buffer_size=2, overflow=Overflow.LATEST)
+        shaky.go_away()
+        await bus.send("a", "k", "/0")
+        await wait_all_tasks_blocked()  # it has been taken
+        await bus.send("a", "k", "/1")
+        flushed = trio.Event()
+
+        async def flush() -> None:
+            await bridge.flush()
+            assert "/1" in await paths_in(shaky.inner)
+            flushed.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush)
+            await wait_all_tasks_blocked()
+            for _ in range(10):
+                await bus.send("a", "k", "/2")  # replaces the one before
+            await wait_all_tasks_blocked()
+            assert not flushed.is_set()
+            shaky.error = None
+        assert await paths_in(shaky.inner) == ["/0", "/1", "/2"]
 
 
 async def test_an_answer_that_was_lost_does_not_make_an_event_come_twice(

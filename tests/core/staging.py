@@ -15,7 +15,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_events as events
-from trio_events import BusClosedError, EventBus, HandlerSet, Subscription, open_event_bus
+from trio_events import (
+    BusClosedError,
+    EventBus,
+    HandlerSet,
+    History,
+    Subscription,
+    open_event_bus,
+)
 from trio_events._bus import current_bus
 
 from ..observing import assert_balanced, drain, paths
@@ -43,6 +50,9 @@ class Stage:
 
     opened: list[Subscription] = attrs.field(factory=list)
     """The subscriptions that the operation made."""
+
+    histories: list[History] = attrs.field(factory=list)
+    """The histories that the operation opened."""
 
     stray: list[BaseException] = attrs.field(factory=list)
     """What was raised in tasks beside the operation."""
@@ -88,6 +98,10 @@ class Stage:
             await wait_all_tasks_blocked()
         for each in (self.subscription, self.witness, *self.opened):
             assert_balanced(each)
+        for history in self.histories:
+            books = history.statistics()
+            gone = books.replaced + books.evicted + books.forgotten
+            assert len(history.events()) == books.kept == books.matched - gone
         order = read_all(self.witness)
         assert order == self.accepted
         statistics = self.bus.statistics()
@@ -141,6 +155,8 @@ async def staged(operation: Operation) -> AsyncIterator[Stage]:
         if operation in FILLED:
             for _ in range(2):
                 await stage.send()
+        if operation is forget:
+            await keep_in_a_history(stage)
         if operation is close_the_bus_while_a_sender_waits:
             nursery.start_soon(wait_in_send, stage)
         await wait_all_tasks_blocked()
@@ -227,6 +243,25 @@ async def read_a_batch_and_wait(stage: Stage) -> None:
 
 async def subscribe(stage: Stage) -> None:
     stage.opened.append(await stage.bus.subscribe("b"))
+
+
+async def subscribe_with_a_history(stage: Stage) -> None:
+    history = await stage.bus.open_history("b")
+    stage.opened.append(await stage.bus.subscribe("b", history=history))
+
+
+async def keep_in_a_history(stage: Stage) -> None:
+    history = await stage.bus.open_history("c", max_events=1)
+    stage.histories.append(history)
+    async with history:
+        for path in ("/1", "/2", "/2"):
+            stage.bus.send_nowait("c", "k", path)
+        assert (await stage.bus.wait_for("c", history=history)).path == "/2"
+
+
+async def forget(stage: Stage) -> None:
+    [history] = stage.histories
+    history.forget("/2")
 
 
 async def register_a_handler(stage: Stage) -> None:
@@ -405,6 +440,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     iterate_and_wait,
     read_a_batch_and_wait,
     subscribe,
+    subscribe_with_a_history,
+    keep_in_a_history,
+    forget,
     register_a_handler,
     register_a_responder,
     include_a_set,

@@ -7,7 +7,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -443,23 +443,76 @@ async def test_a_send_that_the_end_of_the_bus_has_woken_is_cancelled_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Trio has decided to cancel the send, and a destructor closes the bus before the send hears it.
-    async with open_event_bus() as bus, trio.open_nursery() as nursery:
-        subscription = await bus.subscribe("a", max_buffer_size=1)
-        await bus.send("a", "k", "/1")
-        await wait_all_tasks_blocked()
+    abort, outcomes = Sender._abort, []
 
-        async def send() -> None:
-            with pytest.raises(BusClosedError, match="was not sent"):
-                await bus.send("a", "k", "/2")
-
-        nursery.start_soon(send)
-        await wait_all_tasks_blocked()
-        abort = Sender._abort
+    async with open_event_bus() as bus:
 
         def close_first(sender: Sender, raise_cancel: object) -> trio.lowlevel.Abort:
             bus.close()
             return abort(sender, raise_cancel)
 
+        async def send() -> None:
+            try:
+                await bus.send("a", "k", "/2")
+            except BaseException as error:
+                outcomes.append(type(error))
+                raise
+
         monkeypatch.setattr(Sender, "_abort", close_first)
-        nursery.cancel_scope.cancel()
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        with pytest.RaisesGroup(BusClosedError):
+            async with trio.open_nursery() as senders:
+                senders.start_soon(send)
+                await wait_all_tasks_blocked()
+                senders.cancel_scope.cancel()
+    assert outcomes == [BusClosedError]
     assert drain(subscription.channel()) == ["/1"]
+
+
+@attrs.define(eq=False)
+class ActsFirst:
+    """A channel at whose next `receive` something happens first, as if by a destructor."""
+
+    channel: trio.MemoryReceiveChannel[Any]
+    act: Callable[[], object]
+
+    async def receive(self) -> Any:
+        act, self.act = self.act, bool
+        act()
+        return await self.channel.receive()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["", "and then the bus"])
+async def test_a_subscription_may_be_closed_as_the_router_begins_to_receive(ends: bool) -> None:
+    async with open_event_bus() as bus:
+        subscription, other = await bus.subscribe("a"), await bus.subscribe("**")
+        await wait_all_tasks_blocked()
+
+        def close() -> None:
+            subscription.close()
+            if ends:
+                bus.close()
+
+        inbox = bus._core.inbox
+        inbox.rx = ActsFirst(inbox.rx, close)  # type: ignore[assignment]
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        if not ends:
+            await bus.send("a", "k", "/2")
+    assert drain(subscription.channel()) == ["/1"]
+    assert drain(other.channel()) == (["/1"] if ends else ["/1", "/2"])
+    with pytest.raises(trio.EndOfChannel):
+        subscription.receive_nowait()
+
+
+async def test_who_reads_before_the_end_has_been_routed_waits_for_it() -> None:
+    async with open_event_bus() as bus:
+        one, other = await bus.subscribe("a"), await bus.subscribe("a")
+        one.close()
+        with pytest.raises(trio.EndOfChannel):
+            await one._actor.receive()
+        other.close()
+        with pytest.raises(trio.EndOfChannel):
+            await other._actor.receive_list(None)

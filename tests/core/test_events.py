@@ -436,12 +436,13 @@ def test_every_member_of_an_enumeration_has_a_docstring(
     assert documented == {member.name for member in enumeration}
 
 
-def test_the_four_overflow_policies_are_there() -> None:
+def test_the_five_overflow_policies_are_there() -> None:
     assert [policy.name for policy in Overflow] == [
         "BLOCK",
         "DROP_OLDEST",
         "DROP_INCOMING",
         "CLOSE",
+        "LATEST",
     ]
 
 

@@ -72,6 +72,24 @@ async def test_a_path_is_handled_in_order_and_holds_up_no_other(
         await gates.release("a5", "b3")
 
 
+async def test_a_busy_path_holds_up_no_event_that_did_not_fit(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        gates = Gates()
+        subscription = await bus.on(gates, "s", concurrency=2, ordered=True, max_buffer_size=8)
+        await send(bus, "a0", "b0")  # both tasks are busy
+        data = ["a1", "a2", "a3", "a4", "a5", "a6", "b1", "b2", "b3"]
+        for each in data:  # the router has no turn meanwhile, so the last one doesn't fit
+            bus.send_nowait("s", "k", each[0], each)
+        await wait_all_tasks_blocked()
+        assert subscription.statistics().held == 1
+        for each in ("b0", "b1", "b2"):
+            await gates.release(each)
+        assert gates.begun == ["a0", "b0", "b1", "b2", "b3"]
+        await gates.release("a0", *data)
+        assert gates.done[-6:] == ["a1", "a2", "a3", "a4", "a5", "a6"]
+        assert_books(subscription, delivered=11)
+
+
 async def test_paths_of_several_systems_are_not_the_same(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus:
         gates = Gates()
@@ -183,6 +201,46 @@ async def test_a_full_subscription_drops_what_its_policy_says(
         else:
             assert gates.done == ["a1", "a2", "a3"]
             assert_books(subscription, delivered=3, dropped=2)
+
+
+async def test_what_is_set_aside_is_superseded_by_newer_events_of_its_path(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        gates = Gates()
+        subscription = await bus.on(
+            gates, "s", concurrency=2, ordered=True, max_buffer_size=3, overflow=Overflow.LATEST
+        )
+        for each in ("a1", "a2", "a3", "b1", "c1"):
+            await send(bus, each)
+        assert gates.begun == ["a1", "b1"]
+        assert_books(subscription, delivered=2, queued=3, handling=2)
+        await send(bus, "a4")
+        assert_books(subscription, delivered=2, queued=2, handling=2, superseded=2)
+        await gates.release("b1")
+        assert gates.begun[2:] == ["c1"]
+        await gates.release("c1")
+        assert len(gates.begun) == 3  # a4 waits for a1
+        await gates.release("a1")
+        assert gates.begun[3:] == ["a4"]
+        await gates.release("a4")
+        assert_books(subscription, delivered=4, superseded=2)
+
+
+async def test_what_is_set_aside_is_the_oldest_if_there_are_more_paths_than_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        gates = Gates()
+        subscription = await bus.on(
+            gates, "s", concurrency=2, ordered=True, max_buffer_size=2, overflow=Overflow.LATEST
+        )
+        for each in ("a1", "a2", "b1", "c1", "d1"):
+            await send(bus, each)
+        assert_books(subscription, delivered=2, queued=2, handling=2, dropped=1)
+        for each in ("a1", "b1", "c1", "d1"):
+            await gates.release(each)
+        assert gates.done == ["a1", "b1", "c1", "d1"]
 
 
 async def test_closing_the_channel_discards_what_is_set_aside(autojump_clock: MockClock) -> None:
@@ -330,6 +388,7 @@ class Program:
     senders: list[list[str]]
     durations: list[float]
     size: int
+    overflow: Overflow
     concurrency: int
     inbox_size: int
     checkpoint_every: int
@@ -377,6 +436,7 @@ class Program:
                     concurrency=self.concurrency,
                     ordered=True,
                     max_buffer_size=self.size,
+                    overflow=self.overflow,
                 )
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(close, subscription)
@@ -386,13 +446,20 @@ class Program:
         books = subscription.statistics()
         assert_balanced(subscription)
         assert books.delivered == len(begun)
-        assert books.queued == books.handling == books.failures == books.dropped == 0
+        assert books.queued == books.handling == books.failures == 0
         if not (self.by_channel and self.close_after is not None):
             assert books.discarded == 0
-        for path in "abc":  # of each path, those that were handled are the first ones, in order
+        for path in "abc":
             handled = [event for event in begun if event.path == path]
             matched = [event for event in order if event.path == path]
-            assert handled == matched[: len(handled)]
+            if self.overflow is Overflow.BLOCK:  # the first ones, in order
+                assert books.dropped == books.superseded == 0
+                assert handled == matched[: len(handled)]
+            else:  # some, in order, and the newest unless there were too many paths
+                places = [matched.index(event) for event in handled]
+                assert places == sorted(set(places))
+                if self.close_after is None and not books.dropped:
+                    assert handled[-1:] == matched[-1:]
 
 
 @given(
@@ -401,6 +468,7 @@ class Program:
         senders=st.lists(st.lists(st.sampled_from("aabc"), max_size=12), min_size=1, max_size=3),
         durations=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=4),
         size=st.integers(1, 4),
+        overflow=st.sampled_from([Overflow.BLOCK, Overflow.LATEST]),
         concurrency=st.integers(2, 4),
         inbox_size=st.integers(1, 5),
         checkpoint_every=st.sampled_from([1, 2, 1000]),

@@ -1,4 +1,4 @@
-"""The small examples print what they should. The sixth, a web page, is in test_live_page.py."""
+"""The small examples print what they should. The web pages have test_live_page, test_dashboard."""
 
 from __future__ import annotations
 
@@ -114,6 +114,12 @@ CLOSE
   read /3
   ended by the overflow
   4 matched = 3 read + 1 dropped
+LATEST
+  senders waiting: 0
+  read /4
+  read /5
+  read /6
+  6 matched = 3 read + 3 dropped
 """
 
 
@@ -121,5 +127,5 @@ def test_a_slow_subscriber_shows_each_policy_and_the_log_names_each_loss() -> No
     stdout, stderr = run("03_slow_subscriber.py")
     assert stdout == SLOW_SUBSCRIBER
     warnings = r"WARNING: subscription 'numbers' \(.*03_slow_subscriber\.py:\d+\) .*\((\w+)\)\n"
-    assert re.findall(warnings, stderr) == ["drop_oldest", "drop_incoming", "close"]
-    assert stderr.count("\n") == 3
+    assert re.findall(warnings, stderr) == ["drop_oldest", "drop_incoming", "close", "latest"]
+    assert stderr.count("\n") == 4

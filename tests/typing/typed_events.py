@@ -8,7 +8,7 @@ Where a line is wrong on purpose, both of them must say so.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, assert_type
+from typing import Any, Generic, TypeVar, assert_type
 
 import attrs
 import trio
@@ -22,6 +22,7 @@ from trio_events import (
     EventIterator,
     EventWaiter,
     HandlerSet,
+    History,
     Log,
     Overflow,
     Reject,
@@ -93,6 +94,40 @@ async def with_all_options(bus: EventBus) -> None:
 
 async def what_is_checked_must_be_said(bus: EventBus) -> None:
     await bus.subscribe("orders", data=1)  # type: ignore[call-overload]  # no type
+
+
+async def what_a_history_keeps_may_have_any_data(bus: EventBus) -> None:
+    async with await bus.open_history("orders", per_path=None) as history:
+        assert_type(history, History)
+    assert_type(history.events(), list[Event[object]])
+    assert_type(history.last("orders", "order.created", "/orders/1"), Event[object] | None)
+    assert_type(await bus.subscribe("orders", history=history), Subscription[object])
+    assert_type(await events.subscribe("orders", data=Order, history=history), Subscription[Order])
+
+
+DataT = TypeVar("DataT")
+
+
+@attrs.frozen
+class Topic(Generic[DataT]):
+    """As in docs/how-to/recipes.md."""
+
+    system: str
+    kind: str
+    data: type[DataT]
+
+    async def send(self, path: str, data: DataT) -> None:
+        await events.send(self.system, self.kind, path, data)
+
+    async def subscribe(self, **options: Any) -> Subscription[DataT]:
+        return await events.subscribe(self.system, self.kind, data=self.data, **options)
+
+
+async def a_topic_finds_the_wrong_payload_where_it_is_sent() -> None:
+    topic = Topic("orders", "order.created", Order)
+    await topic.send("/orders/1", Order(1))
+    await topic.send("/orders/1", 42)  # type: ignore[arg-type]  # no order
+    assert_type(await topic.subscribe(path="/orders/1"), Subscription[Order])
 
 
 async def expected_events_may_have_any_data(bus: EventBus) -> None:

@@ -17,14 +17,14 @@ from .._names.interest import Interest
 from .buffer import Buffer, End, Key, Overflow, key_of
 from .door import Door
 from .inbox import Inbox, Unsubscribe
-from .notices import LossBegan, LossEnded, Notices, SendersStalled
+from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
 from .pace import Pace
 from .pending import PendingRequests
 from .pending import Worker as TakesEvents
 from .readers import KnownReaders, Reader
 from .senders import Queue, Senders
 
-_QUIET: Final = 1.0
+QUIET: Final = 1.0
 """Seconds without a loss after which an episode of loss can end."""
 
 
@@ -121,6 +121,11 @@ class SubscriptionActor:
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)  # its task, if so
     _alarm: float = attrs.field(default=math.inf, init=False)  # when the task is to wake
+
+    @property
+    def holder(self) -> SubscriptionActor:
+        """Itself: a request that goes to it may be answered."""
+        return self
 
     @property
     def tasks_waiting_send(self) -> int:
@@ -382,21 +387,17 @@ class SubscriptionActor:
 
         A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
         """
+        reserve_stack()
         readers = self.readers
         if readers is None:
             readers = self.readers = OrderedDict()
         reader = Reader(max_size, readers)
         readers[reader] = None
-        try:
-            if not self.buffer.is_dry and readers.pop(reader, reader) is None:
-                # A destructor has closed the bus, between the look at the buffer and this one.
-                return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
-            reader.task.custom_sleep_data = self  # what it waits for, as long as it does
-            await trio.lowlevel.wait_task_rescheduled(reader.abort)
-        finally:
-            # Both are as after a wait already, unless the stack had no room for one.
-            readers.pop(reader, None)
-            reader.task.custom_sleep_data = None
+        if not self.buffer.is_dry and readers.pop(reader, reader) is None:
+            # A destructor has closed the bus, between the look at the buffer and this one.
+            return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
+        reader.task.custom_sleep_data = self  # what it waits for, as long as it does
+        await trio.lowlevel.wait_task_rescheduled(reader.abort)
         self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
         return reader.events
@@ -456,7 +457,7 @@ class SubscriptionActor:
         buffer, senders = self.buffer, self.core.senders
         if self._loss is not None:
             self._end_loss_if_over(self.core.clock())
-        if buffer.held and buffer.half_empty:  # by many: each time, a list is made
+        if buffer.wants_held:
             buffer.fit_held()
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])
@@ -475,7 +476,7 @@ class SubscriptionActor:
             self.must_settle = True
             buffer = self.buffer
             self.core.notices.add(LossBegan(self, buffer.unread, buffer.overflow.value))
-            self.set_alarm(now + _QUIET)
+            self.set_alarm(now + QUIET)
         self._loss.latest = now
         if self.buffer.end_reason is End.OVERFLOW:
             self.close()
@@ -483,8 +484,8 @@ class SubscriptionActor:
     def _end_loss_if_over(self, now: float) -> None:
         if self._loss is None:
             return
-        if now < self._loss.latest + _QUIET:
-            self.set_alarm(self._loss.latest + _QUIET)
+        if now < self._loss.latest + QUIET:
+            self.set_alarm(self._loss.latest + QUIET)
         elif self.buffer.half_empty:
             self._end_loss()
 

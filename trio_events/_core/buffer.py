@@ -28,6 +28,13 @@ class Overflow(enum.Enum):
     CLOSE = "close"
     """The subscription ends. What is buffered stays readable. Senders never wait."""
 
+    LATEST = "latest"
+    """While the buffer is full, only the newest unread event of each system, kind and path is kept.
+
+    What is replaced counts as superseded, not as lost. If the paths are more than the buffer has
+    room for, the oldest event makes room. Senders never wait.
+    """
+
 
 def check_count(name: str, value: object) -> None:
     """Require a whole number of at least 1."""
@@ -84,6 +91,17 @@ class Aside:
         return event
 
 
+_Newest: TypeAlias = OrderedDict[tuple[str, str, str], Event]
+"""Events by system, kind and path, in the order in which they were sent."""
+
+_NO_NEWEST: Final = _Newest()
+
+
+def _path_of(event: Event) -> tuple[str, str, str]:
+    """What a newer event replaces it by."""
+    return event.system, event.kind, event.path
+
+
 class End(enum.Enum):
     """How a buffer ends, or will when all has been read."""
 
@@ -99,8 +117,9 @@ class Buffer:
     A memory channel carries lists of events; the bound counts events. (One list for all that the
     router has at a time is what makes fan-out cheap.) `held` are the events that didn't fit.
 
-    The law: matched = delivered + queued + dropped + discarded. What has left the buffer and was
-    neither dropped nor discarded was delivered, so `delivered` needs no counter of its own.
+    The law: matched = delivered + queued + dropped + discarded + superseded. What has left the
+    buffer and was not lost in one of these ways was delivered, so `delivered` needs no counter of
+    its own.
     """
 
     max_buffer_size: int
@@ -108,6 +127,7 @@ class Buffer:
     matched: int = attrs.field(default=0, init=False)
     dropped: int = attrs.field(default=0, init=False)
     discarded: int = attrs.field(default=0, init=False)
+    superseded: int = attrs.field(default=0, init=False)
     on_the_way: int = attrs.field(default=0, init=False)  # to readers that waited for them
     peak: int = attrs.field(default=0, init=False)  # of `buffered`
     end_reason: End | None = attrs.field(default=None, init=False)
@@ -122,7 +142,11 @@ class Buffer:
     aside: Aside | None = attrs.field(default=None, init=False)
     """Events that were set aside until it is their turn, if there ever were some."""
 
-    _stored: int = attrs.field(default=0, init=False)  # events in the memory channel
+    # With `Overflow.LATEST`, the events that were unread when it was last full, without those that
+    # newer ones have replaced. They are read before those in the memory channel; while there are
+    # any, `front` is empty.
+    _newest: _Newest = attrs.field(default=_NO_NEWEST, init=False)
+    _stored: int = attrs.field(default=0, init=False)  # events in `_newest` and the memory channel
     _complete: bool = attrs.field(default=False, init=False)  # nothing more will be put in
     _tx: trio.MemorySendChannel[list[Event]] = attrs.field(init=False)
     _rx: trio.MemoryReceiveChannel[list[Event]] = attrs.field(init=False)
@@ -161,7 +185,14 @@ class Buffer:
     @property
     def is_overfull(self) -> bool:
         """Whether so many events are held that nothing follows from taking one of `front`."""
-        return len(self.held) >= self.max_buffer_size and not self.half_empty
+        readable = self._stored + len(self.front)
+        return len(self.held) >= self.max_buffer_size and 2 * (readable - 1) > self.capacity
+
+    @property
+    def wants_held(self) -> bool:
+        """Whether held events are to be put in: by many, and before there is nothing to read."""
+        # Not `half_empty`: what is set aside isn't there to be read, and must hold up no other.
+        return bool(self.held) and 2 * (self._stored + len(self.front)) <= self.capacity
 
     @property
     def half_empty(self) -> bool:
@@ -171,7 +202,8 @@ class Buffer:
     @property
     def delivered(self) -> int:
         """How many events readers got."""
-        return self.matched - self.unread - self.on_the_way - self.dropped - self.discarded
+        gone = self.dropped + self.discarded + self.superseded
+        return self.matched - self.unread - self.on_the_way - gone
 
     def put(self, events: list[Event]) -> bool:
         """Take in a list of events if there is room for them, and for more.
@@ -205,6 +237,8 @@ class Buffer:
         gone: list[Event] = []
         match self.overflow:
             case Overflow.BLOCK:
+                if self.held:  # these come first, though there may be room
+                    room = 0
                 fitting = events[:room]
                 if self.held is _NOTHING:
                     self.held = deque()
@@ -218,11 +252,59 @@ class Buffer:
                 fitting, gone = events[:room], events[room:]
                 if gone and self.overflow is Overflow.CLOSE:
                     self.end_reason = End.OVERFLOW
+            case Overflow.LATEST:
+                return self._put_latest(events)
             case _ as never:
                 assert_never(never)
         self.dropped += len(gone)
         if fitting:
             self._append(fitting)
+        return gone
+
+    def _put_latest(self, events: list[Event]) -> list[Event]:
+        """Take in one event after the other, as `Overflow.LATEST` says; returns what has gone."""
+        fitting, others = events[: self.room], events[self.room :]
+        if fitting:
+            self._append(fitting)
+        gone: list[Event] = []
+        for event in others:
+            if self.room:
+                self._append([event])
+            else:
+                gone += self._keep_newest(event)
+        return gone
+
+    def _keep_newest(self, event: Event) -> list[Event]:
+        """Take in an event although the buffer is full; returns what had to go for it."""
+        # An event enters `_newest` once, so this takes constant time, on average.
+        if self._newest is _NO_NEWEST:
+            self._newest = _Newest()
+        newest = self._newest
+        later = self.front[::-1]
+        self.front.clear()
+        while self._stored > len(newest):
+            events = self._rx.receive_nowait()
+            self._stored -= len(events)
+            later += events
+        gone: list[Event] = []
+        older: list[Event] = []
+        while self.aside:
+            older.append(self._take_oldest())
+        for each in reversed(older):
+            if (key := _path_of(each)) in newest:
+                gone.append(each)
+            else:
+                newest[key] = each
+                newest.move_to_end(key, last=False)
+        for each in (*later, event):
+            if (key := _path_of(each)) in newest:
+                gone.append(newest.pop(key))
+            newest[key] = each
+        self.superseded += len(gone)
+        if len(newest) > self.max_buffer_size:
+            gone.append(newest.popitem(last=False)[1])
+            self.dropped += 1
+        self._stored = len(newest)
         return gone
 
     def take(self) -> Event:
@@ -322,6 +404,8 @@ class Buffer:
         self.peak = max(self.peak, self.buffered)
 
     def _receive(self) -> list[Event]:
-        events = self._rx.receive_nowait()
+        # One at a time of the newest, which may have to make room for a newer one.
+        newest = self._newest
+        events = [newest.popitem(last=False)[1]] if newest else self._rx.receive_nowait()
         self._stored -= len(events)
         return events

@@ -12,6 +12,21 @@ PlaceT = TypeVar("PlaceT", bound=Hashable)
 _DOUBLES_UNTIL: Final = 64  # seconds
 _THEN_EVERY: Final = 60  # seconds
 
+_SOON: Final = 600.0
+"""Seconds. A deadline beyond that, such as one around a whole program, is as good as none."""
+
+
+def gives_up(deadline: float, since: float, now: float) -> bool:
+    """Whether a wait ends by itself, and soon enough to wait for that.
+
+    Args:
+      deadline: When it ends by itself.
+      since: When it began.
+      now: The time. All three are on the same clock, in seconds.
+    """
+    # A deadline that has passed and did not end it must have been moved.
+    return now <= deadline < since + _SOON
+
 
 def next_look(waited: float) -> float:
     """How long a wait has lasted when it is looked at next: 1, 2, 4 … 64 seconds, then 60 more.

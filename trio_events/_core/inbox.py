@@ -9,10 +9,10 @@ import trio
 
 from .._event import Event
 from .._names.interest import Interest
-from .pending import Holder
+from .pending import Addressee
 
 
-class Recipient(Holder, Protocol):
+class Recipient(Addressee, Protocol):
     """What the routing table leads to, such as a subscription."""
 
     local_only: ClassVar[bool]
@@ -27,6 +27,16 @@ class Recipient(Holder, Protocol):
     def finish(self) -> None:
         """Nothing more will be delivered."""
 
+    def end(self) -> None:
+        """The same, at the end of the bus."""
+
+
+class Source(Protocol):
+    """What has events from before a subscription, such as a history."""
+
+    def matching(self, interest: Interest) -> list[Event]:
+        """Those of its events that are wanted, in order."""
+
 
 @final
 @attrs.frozen(eq=False)
@@ -35,6 +45,8 @@ class Subscribe:
 
     recipient: Recipient
     interest: Interest
+    source: Source | None = None
+    """Where the recipient gets matching events from that came before this message."""
 
 
 @final

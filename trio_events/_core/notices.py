@@ -17,10 +17,10 @@ _bridge_log: Final = logging.getLogger("trio_events.bridge")
 
 
 class Described(Protocol):
-    """A subscription, as a notice needs it."""
+    """A subscription or a history, as a notice needs it."""
 
     def description(self) -> str:
-        """Its patterns, and the line that subscribed."""
+        """Its patterns, and the line that made it."""
 
 
 @final
@@ -34,10 +34,26 @@ class LossBegan:
     overflow: str
 
     def __str__(self) -> str:
-        which = "the oldest" if self.overflow == "drop_oldest" else "further"
+        which = "the oldest" if self.overflow in ("drop_oldest", "latest") else "further"
         return (
             f"{self.subscription.description()} is full: unread events: {self.unread}, "
             f"{which} ones are lost ({self.overflow})"
+        )
+
+
+@final
+@attrs.frozen
+class EvictionBegan:
+    """A history was full and has lost its first event of an episode."""
+
+    level: ClassVar = logging.WARNING
+    history: Described
+    max_events: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.history.description()} is full: events kept: {self.max_events}, those of the "
+            "paths that were sent to least recently are lost"
         )
 
 
@@ -225,6 +241,7 @@ class EventsLeft:
 Notice: TypeAlias = (
     LossBegan
     | LossEnded
+    | EvictionBegan
     | SendersStalled
     | RequestsStalled
     | SendsRefused

@@ -6,7 +6,7 @@ import enum
 import math
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from typing import Final, Protocol, TypeAlias, TypeVar, final
+from typing import Protocol, TypeAlias, TypeVar, final
 
 import attrs
 import trio
@@ -15,13 +15,10 @@ from .._errors import DeadlockError, RequestFailedError
 from .._event import Event
 from .._names.pattern import Pattern
 from .._names.routing import Route
-from .deadlock import next_look
+from .deadlock import gives_up, next_look
 from .door import Door
 from .notices import Notices, RequestsStalled
 from .readers import KnownReaders
-
-_SOON: Final = 600.0
-"""Seconds. A deadline beyond that is as good as none, as for sends."""
 
 
 class Worker(Protocol):
@@ -48,7 +45,15 @@ class Holder(Hashable, Protocol):
         """Its patterns, and the line that subscribed."""
 
 
-HolderT = TypeVar("HolderT", bound=Holder)
+class Addressee(Hashable, Protocol):
+    """What events are routed to."""
+
+    @property
+    def holder(self) -> Holder | None:
+        """The subscription that a request goes to; None if nothing there could answer one."""
+
+
+AddresseeT = TypeVar("AddresseeT", bound=Addressee)
 
 
 class Held(enum.Enum):
@@ -174,7 +179,7 @@ class PendingRequest:
 
     def gives_up(self, now: float) -> bool:
         """Whether the wait ends by itself, and soon enough to wait for that; or may do so."""
-        return self.deadline is None or now <= self.deadline < self.since + _SOON
+        return self.deadline is None or gives_up(self.deadline, self.since, now)
 
     def whereabouts(self) -> str:
         """Which subscriptions got it, and what they are doing, for people."""
@@ -256,17 +261,28 @@ class PendingRequests:
 
     def begin(self, event: Event, kinds: Pattern, kinds_text: str) -> PendingRequest:
         """A request that waits from now on. Call `end` in any case. Not a checkpoint."""
-        request = PendingRequest(event, kinds, kinds_text, self._clock())
-        number = id(event)
-        known = self.known  # the callback must not keep more alive than that
-        request.reference = weakref.ref(event, lambda _: known.pop(number, None))
-        known[number] = request
+        request = self._know(event, kinds, kinds_text)
         self._pending[request] = None
         of_path = self.waiting.setdefault((event.system, event.path), {})
         of_path.setdefault(kinds_text, {})[request] = None
         if self._watcher is not None:
             watcher, self._watcher = self._watcher, None
             trio.lowlevel.reschedule(watcher)
+        return request
+
+    def adopt(self, event: Event, kinds: Pattern) -> None:
+        """A request that another process waits for: it can be replied to. Not a checkpoint."""
+        request = self._know(event, kinds, "")
+        request.event = None
+        del request.task
+
+    def _know(self, event: Event, kinds: Pattern, kinds_text: str) -> PendingRequest:
+        """A request that is found by its event, as long as that exists."""
+        request = PendingRequest(event, kinds, kinds_text, self._clock())
+        number = id(event)
+        known = self.known  # the callback must not keep more alive than that
+        request.reference = weakref.ref(event, lambda _: known.pop(number, None))
+        known[number] = request
         return request
 
     def end(self, request: PendingRequest) -> None:
@@ -288,7 +304,7 @@ class PendingRequests:
 
     # For the router
 
-    def see(self, event: Event, route: Route[HolderT]) -> bool:
+    def see(self, event: Event, route: Route[AddresseeT]) -> bool:
         """An event is routed: note where a request goes, or end the waits that it answers.
 
         Returns:
@@ -297,7 +313,8 @@ class PendingRequests:
         request = self.underway.pop(id(event), None)
         if request is not None:
             if request.event is event:
-                request.holders = dict.fromkeys(route.recipients(event.path), Held.UNREAD)
+                holders = (recipient.holder for recipient in route.recipients(event.path))
+                request.holders = dict.fromkeys(filter(None, holders), Held.UNREAD)
                 return False
             request.was_made_for_it = self._answer(request, event)
             return request.was_made_for_it
@@ -347,6 +364,14 @@ class PendingRequests:
         )
 
     # For subscriptions
+
+    def hand_on(self, events: Iterable[Event], holder: Holder | None) -> None:
+        """A subscription gets these from a history: it may see to replies, if they are requests."""
+        if self._pending and holder is not None:
+            for event in events:
+                request = self.known.get(id(event))
+                if request is not None and request.holders is not None:
+                    request.holders.setdefault(holder, Held.UNREAD)
 
     def let_go(self, events: Iterable[Event], holder: Holder) -> None:
         """A subscription will not see to replies to these, if they are requests."""

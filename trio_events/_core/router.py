@@ -15,7 +15,7 @@ from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
 from .buffer import Buffer, Overflow
 from .door import Admits, Door
-from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
+from .inbox import Inbox, Message, Recipient, Source, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
 from .pending import PendingRequests
@@ -40,6 +40,9 @@ class Router:
 
     waiters: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
     """The same for those without a task."""
+
+    histories: dict[Recipient, None] = attrs.field(factory=dict, init=False)
+    """The open histories, in the order of opening."""
 
     last_system: str | None = attrs.field(default=None, init=False)
     last_kind: str | None = attrs.field(default=None, init=False)
@@ -170,12 +173,20 @@ class Router:
 
     def _register(self, message: Subscribe | Unsubscribe) -> None:
         if isinstance(message, Subscribe):
+            if message.source is not None:
+                self._hand_on(message.source.matching(message.interest), message.recipient)
             self.table.add(message.recipient, message.interest)
             return
         for interest in message.interests:
             self.table.remove(message.recipient, interest)
         if message.final:
             message.recipient.finish()
+
+    def _hand_on(self, events: list[Event], recipient: Recipient) -> None:
+        """Deliver events that were sent before the recipient was there."""
+        if events:
+            self.core.requests.hand_on(events, recipient.holder)
+            recipient.deliver(events)
 
     # What others want of it
 
@@ -206,11 +217,13 @@ class Router:
         buffer = Buffer(max_buffer_size, overflow)
         return actor_type(interest, origin, buffer, self.core, self.subscriptions)
 
-    def open_waiter(self, interest: Interest, origin: str, max_unread: int) -> SubscriptionActor:
+    def open_waiter(
+        self, interest: Interest, origin: str, max_unread: int, source: Source | None = None
+    ) -> SubscriptionActor:
         """A subscription without a task, which never makes a sender wait."""
         buffer = Buffer(max_unread, Overflow.CLOSE)
         waiter = SubscriptionActor(interest, origin, buffer, self.core, self.waiters)
-        self.open(waiter)
+        self.open(waiter, source=source)
         return waiter
 
     def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
@@ -247,12 +260,28 @@ class Router:
                 self.route_inbox()
             self.offer(event)
 
-    def open(self, subscription: SubscriptionActor, handle: object = None) -> None:
-        """Take in a subscription: it gets every event that is accepted from now on."""
+    def open(
+        self,
+        subscription: SubscriptionActor,
+        handle: object = None,
+        source: Source | None = None,
+    ) -> None:
+        """Take in a subscription: it gets every event that is accepted from now on.
+
+        If there is a source, it begins with those of it that match.
+        """
         with self.core.notices:
             for interest in subscription.interests:
-                self.core.inbox.post(Subscribe(subscription, interest))
+                self.core.inbox.post(Subscribe(subscription, interest, source))
             subscription.open_among[subscription] = handle
+            if source is not None:
+                self.route_inbox()  # so that nothing can be forgotten before
+
+    def open_history(self, history: Recipient, interest: Interest) -> None:
+        """Take in a history: it keeps every event that is accepted from now on."""
+        with self.core.notices:
+            self.core.inbox.post(Subscribe(history, interest))
+            self.histories[history] = None
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
@@ -270,12 +299,19 @@ class Router:
             self.core.senders.reconsider(subscription)
 
     def is_wanted(self, system: str, kind: str, path: str) -> bool:
+        """Whether such an event would be received or kept if it were accepted now."""
+        return any(not recipient.closed for recipient in self._recipients(system, kind, path))
+
+    def has_subscriber(self, system: str, kind: str, path: str) -> bool:
         """Whether a subscription would get such an event if it were accepted now."""
+        recipients = self._recipients(system, kind, path)
+        return any(not r.closed for r in recipients if r.holder is not None)
+
+    def _recipients(self, system: str, kind: str, path: str) -> list[Recipient]:
         if self.core.inbox.controls:
             self.route_inbox()
         # Peek, so that asking leaves no remembered route behind.
-        recipients = self.table.peek(system, kind).recipients(path)
-        return any(not recipient.closed for recipient in recipients)
+        return self.table.peek(system, kind).recipients(path)
 
     @property
     def accepted(self) -> int:
@@ -298,14 +334,15 @@ class Router:
             self.core.senders.dismiss(self.core.door)
             self.core.senders.full.clear()
             # All at once, or 100,000 would take seconds to be removed from the table one by one.
-            ending = [*self.subscriptions, *self.waiters]
+            ending: list[Recipient] = [*self.subscriptions, *self.waiters, *self.histories]
             self.subscriptions.clear()
             self.waiters.clear()
-            for subscription in ending:
-                subscription.closed = True
+            self.histories.clear()
+            for recipient in ending:
+                recipient.closed = True
             self.route_inbox()
             self.core.requests.close()
             self.table.clear()
-            for subscription in ending:
-                subscription.end()
+            for recipient in ending:
+                recipient.end()
             self.core.inbox.close()

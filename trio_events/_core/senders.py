@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Set
 from operator import attrgetter
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 import attrs
 import trio
@@ -16,14 +16,11 @@ from .._errors import DeadlockError
 from .._event import Event
 from .._names.interest import Interest
 from .._names.routing import RoutingTable
-from .deadlock import hopeless_waits, next_look
+from .deadlock import gives_up, hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
 from .pending import PendingRequest, PendingRequests, deadlock_error
 from .readers import KnownReaders
-
-_SOON: Final = 600.0
-"""Seconds. A deadline beyond that, such as one around a whole program, is as good as none."""
 
 
 @final
@@ -61,8 +58,7 @@ class Sender:
 
     def gives_up(self, now: float) -> bool:
         """Whether the wait ends by itself, and soon enough to wait for that."""
-        # A deadline that has passed and did not end it must have been moved.
-        return now <= self._deadline < self.since + _SOON
+        return gives_up(self._deadline, self.since, now)
 
     async def wait(self) -> None:
         """Wait until the event has been accepted, or raise.

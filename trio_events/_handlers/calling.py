@@ -174,15 +174,18 @@ class HandlerActor:
     async def _next(self) -> Event[Any] | None:
         """The next event, or None if there will be none any more."""
         await next(self.actor.core.pace.steps)()
+        if self._busy is None and not self._taking:
+            front = self.actor.buffer.front  # as in `EventIterator`
+            event = front.pop() if front and not self.actor.must_settle else None
+            if event is not None:
+                return event
         while self._taking:
             await self._turn.park()
         self._taking = True
         try:
             if self._busy is not None:
                 return await self._next_in_order(self._busy)
-            front = self.actor.buffer.front
-            event = front.pop() if front and not self.actor.must_settle else None
-            return await self.actor.receive() if event is None else event
+            return await self.actor.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended

@@ -36,8 +36,11 @@ _IN_PATHS: Final = "/"
 RESERVED: Final = "$"
 """Names that begin with it belong to the bus itself; no leading wildcard matches them."""
 
-FRESH: Final = ""
-"""Stands for a segment that no pattern mentions: only wildcards match it."""
+FRESH: Final = "./"
+"""Stands for a segment that no pattern mentions: only wildcards match it.
+
+No segment of a name has a dot, and none of a path, which may be empty, has a slash.
+"""
 
 _SPECIAL: Final = frozenset("*(|)")
 

@@ -30,6 +30,7 @@ class CloudEvent(msgspec.Struct, kw_only=True):
     subject: str
     time: datetime.datetime | None = None
     system: str
+    request: bool | msgspec.UnsetType = msgspec.UNSET  # True if something waits for a reply
     data: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
@@ -43,7 +44,13 @@ _decode: Final = msgspec.json.Decoder(CloudEvent).decode
 
 
 def encode(
-    event: Event[Any], writer: str, number: int, origin: str, time: datetime.datetime
+    event: Event[Any],
+    writer: str,
+    number: int,
+    origin: str,
+    time: datetime.datetime,
+    *,
+    is_request: bool = False,
 ) -> bytes:
     """An event as an entry.
 
@@ -59,6 +66,7 @@ def encode(
             subject=event.path,
             time=time,
             system=event.system,
+            request=is_request or msgspec.UNSET,
             data=msgspec.Raw(_encode(event.data)),
         )
     )

@@ -51,8 +51,8 @@ class Export:
     """Takes events from a subscription, encodes them, and appends them to the log.
 
     Events leave the buffer in order, so one number says how far it has come: `settled`, of the
-    events that the subscription has matched. Those that were dropped on arrival don't count, and
-    those that made room for later ones have left.
+    events that the subscription has matched. Those that were dropped on arrival, or superseded,
+    don't count, and those that made room for later ones have left.
     """
 
     _link: Link
@@ -92,8 +92,10 @@ class Export:
     def matched(self) -> int:
         """What `settled` will be when everything that was accepted so far is."""
         buffer = self.actor.buffer
-        made_room = self._subscription.overflow is Overflow.DROP_OLDEST
-        return buffer.matched - (0 if made_room else buffer.dropped)
+        # What was dropped on arrival was never in front of anything; what was superseded has a
+        # successor that counts.
+        on_arrival = self._subscription.overflow in (Overflow.DROP_INCOMING, Overflow.CLOSE)
+        return buffer.matched - buffer.superseded - (buffer.dropped if on_arrival else 0)
 
     # For the staff
 
@@ -144,7 +146,14 @@ class Export:
                 event = remaining.popleft()
                 number = self._number + len(entries)
                 try:
-                    entry = encode(event, self.writer, number, self._link.name, time)
+                    entry = encode(
+                        event,
+                        self.writer,
+                        number,
+                        self._link.name,
+                        time,
+                        is_request=self._link.is_request(event),
+                    )
                 except Exception as error:  # noqa: BLE001  # the data may have code of its own
                     await self._refuse(event, error)
                     continue

@@ -196,6 +196,7 @@ class Follower(metaclass=NoPublicConstructor):
         except Exception as error:  # noqa: BLE001  # a policy may raise what it likes
             link.reports.repeat("denied", f"entry {entry.position} is not allowed: {error}")
             return "denied"
+        link.adopt(event, envelope)
         return event
 
     async def _send(self, event: Event) -> None:

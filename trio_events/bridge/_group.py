@@ -217,6 +217,7 @@ class Group:
                 return None
             event = self._types.event(envelope, link.log.label, position, claim.attempt)
             link.check_names(event)
+            link.adopt(event, envelope)
         except MalformedError as error:
             link.counts["malformed"] += 1
             link.reports.repeat("malformed", f"entry {position} is malformed: {error}")

@@ -16,7 +16,8 @@ from .._handlers.staff import Staff
 from .._handlers.supervision import DeadLetter
 from .._names.errors import InvalidEventError
 from .._names.interest import Interest
-from ._envelope import MalformedError
+from .._requests import adopt
+from ._envelope import CloudEvent, MalformedError
 from ._line import Line, Operation, Reports, T, pauses
 from ._log import EventLog, LogUnavailableError
 
@@ -165,6 +166,15 @@ class Link:
             self.bus._router.checked_names(event.system, event.kind)
         except InvalidEventError as error:
             raise MalformedError(str(error)) from error
+
+    def is_request(self, event: Event[Any]) -> bool:
+        """Whether it was sent by `request`."""
+        return id(event) in self.bus._core.requests.known
+
+    def adopt(self, event: Event[Any], envelope: CloudEvent) -> None:
+        """Let it be replied to if it is a request of another process."""
+        if envelope.request is True:
+            adopt(self.bus._router, event)
 
     def check_send(self, system: str) -> None:
         """Require that the bus's actor may send to a system.

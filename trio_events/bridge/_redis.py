@@ -134,7 +134,6 @@ _PASSING_TEXTS: Final = (
 )
 """What the errors of a server contain that is well, but can't do it now."""
 
-
 @final
 class RedisLog:
     """A log in a stream of a Redis server from 7.0 on, or of a Valkey server.
@@ -216,6 +215,8 @@ class RedisLog:
         if not isinstance(error, _TROUBLE) or isinstance(error, EventBusError):
             return error
         text = str(error)
+        if isinstance(error.__cause__, ssl.SSLCertVerificationError):  # it will not pass
+            return LogRefusedError(f"{self._label}: {error.__cause__}")
         passing = isinstance(error, _PASSING) or any(code in text for code in _PASSING_TEXTS)
         kind = LogUnavailableError if passing else LogRefusedError
         return kind(f"{self._label}: {text or type(error).__name__}")
