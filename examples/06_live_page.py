@@ -8,7 +8,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import attrs
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
@@ -27,6 +26,12 @@ async def order(request: Request) -> Response:
     return Response(status_code=202)
 
 
+def to_json(event: events.Event) -> str:
+    return json.dumps(
+        {"system": event.system, "kind": event.kind, "path": event.path, "data": event.data}
+    )
+
+
 async def live(scope: Scope, receive: Receive, send: Send) -> None:
     async def send_whole(message: Message) -> None:
         with trio.CancelScope(shield=True):  # or Starlette cancels the server's clean-up
@@ -34,7 +39,7 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
 
     # A browser that is too slow loses the oldest events, and does not hold up the shop.
     async with await events.subscribe("**", overflow=events.Overflow.DROP_OLDEST) as sub:
-        lines = (f"data: {json.dumps(attrs.asdict(event))}\n\n" async for event in sub)
+        lines = (f"data: {to_json(event)}\n\n" async for event in sub)
         await StreamingResponse(lines, media_type="text/event-stream")(scope, receive, send_whole)
 
 

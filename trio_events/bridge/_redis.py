@@ -134,6 +134,7 @@ _PASSING_TEXTS: Final = (
 )
 """What the errors of a server contain that is well, but can't do it now."""
 
+
 @final
 class RedisLog:
     """A log in a stream of a Redis server from 7.0 on, or of a Valkey server.
