@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,35 @@ async def test_a_member_that_is_frozen_beyond_its_lease_loses_its_events_to_anot
     assert all(len(pids) == len(set(pids)) for pids in begun.values())
     assert sum(len(pids) - 1 for pids in begun.values()) <= 3
     assert frozen.poll() is not None
+
+
+class _Rival(sqlite3.Connection):
+    """A connection beside which another process makes a log of the file, in the worst moment."""
+
+    def execute(self, statement: str, *args: Any) -> sqlite3.Cursor:
+        if statement == "pragma user_version":
+            (_, _, path) = super().execute("pragma database_list").fetchone()
+            session = _SqliteSession(path, 10)
+            with suppress(sqlite3.OperationalError):  # it has to wait
+                session.connect("normal")
+            if session._connection is not None:
+                session._connection.close()
+        return super().execute(statement, *args)
+
+
+async def test_two_processes_may_make_the_same_file_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, log = sqlite3.connect, SqliteLog(tmp_path / "events.db")
+
+    def connect_first(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        monkeypatch.undo()  # the rival's own connection is an ordinary one
+        return connect(*args, factory=_Rival, **kwargs)
+
+    monkeypatch.setattr(sqlite3, "connect", connect_first)
+    with trio.fail_after(30):
+        await write(log, entry("/1"))
+        assert await paths_in(log) == ["/1"]
 
 
 # ---------------------------------------------------------------------------------------------

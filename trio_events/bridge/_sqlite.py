@@ -132,7 +132,9 @@ class _SqliteSession:
                 self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False
             )
         db = self._connection
-        if not self._is_log(db):
+        with _Transaction(db, "begin"):  # so that it doesn't become one while it is looked at
+            is_log = self._is_log(db)
+        if not is_log:
             db.execute("pragma journal_mode=wal")
             with _Transaction(db):
                 if not self._is_log(db):  # another process was faster
@@ -369,13 +371,14 @@ class _SqliteSession:
 
 @final
 class _Transaction:
-    """A write transaction: all or nothing."""
+    """A transaction: all or nothing. Unless told otherwise, it is about to write."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, begin: str = "begin immediate") -> None:
         self._db = db
+        self._begin = begin
 
     def __enter__(self) -> None:
-        self._db.execute("begin immediate")
+        self._db.execute(self._begin)
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if kind is None:
