@@ -206,9 +206,8 @@ async def test_a_member_that_is_frozen_beyond_its_lease_loses_its_events_to_anot
     for line in lines(file):
         if line[0] == "begin":
             begun.setdefault(line[1], []).append(line[3])
-    # Nobody begins an event twice, so what was begun again is what the frozen member had claimed.
+    # What was begun again is what the frozen member had begun, and not acknowledged.
     assert all(len(pids) == len(set(pids)) for pids in begun.values())
-    assert sum(len(pids) - 1 for pids in begun.values()) <= 3
     assert frozen.poll() is not None
 
 
