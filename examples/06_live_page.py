@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import attrs
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
@@ -19,17 +20,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 import trio_events as events
 
+SHOWN = attrs.filters.exclude("source")
+
 
 async def order(request: Request) -> Response:
     item, quantity = request.path_params["item"], (await request.body()).decode()
     await events.send("shop", "item.ordered", f"/shop/{item}", quantity)
     return Response(status_code=202)
-
-
-def to_json(event: events.Event) -> str:
-    return json.dumps(
-        {"system": event.system, "kind": event.kind, "path": event.path, "data": event.data}
-    )
 
 
 async def live(scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +36,9 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
 
     # A browser that is too slow loses the oldest events, and does not hold up the shop.
     async with await events.subscribe("**", overflow=events.Overflow.DROP_OLDEST) as sub:
-        lines = (f"data: {to_json(event)}\n\n" async for event in sub)
+        lines = (
+            f"data: {json.dumps(attrs.asdict(event, filter=SHOWN))}\n\n" async for event in sub
+        )
         await StreamingResponse(lines, media_type="text/event-stream")(scope, receive, send_whole)
 
 
