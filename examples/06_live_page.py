@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import trio_events as events
 
-SHOWN = attrs.filters.exclude("source")
+shown = partial(attrs.asdict, filter=attrs.filters.exclude("source"))
 
 
 async def order(request: Request) -> Response:
@@ -36,9 +36,7 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
 
     # A browser that is too slow loses the oldest events, and does not hold up the shop.
     async with await events.subscribe("**", overflow=events.Overflow.DROP_OLDEST) as sub:
-        lines = (
-            f"data: {json.dumps(attrs.asdict(event, filter=SHOWN))}\n\n" async for event in sub
-        )
+        lines = (f"data: {json.dumps(shown(event))}\n\n" async for event in sub)
         await StreamingResponse(lines, media_type="text/event-stream")(scope, receive, send_whole)
 
 
