@@ -78,7 +78,6 @@ def faststream_receive(url: str, count: int) -> None:
         done, delays = asyncio.Event(), []
         received = 0
 
-        @broker.subscriber(stream=StreamSub("orders", max_records=500))
         async def handle(data: dict[str, Any]) -> None:
             nonlocal received
             received += 1
@@ -87,6 +86,7 @@ def faststream_receive(url: str, count: int) -> None:
             if received == count:
                 done.set()
 
+        broker.subscriber(stream=StreamSub("orders", max_records=500))(handle)
         async with broker:
             await broker.start()
             await asyncio.sleep(0.3)

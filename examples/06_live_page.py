@@ -20,8 +20,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 import trio_events as events
 
-shown = partial(attrs.asdict, filter=attrs.filters.exclude("source"))
-
 
 async def order(request: Request) -> Response:
     item, quantity = request.path_params["item"], (await request.body()).decode()
@@ -34,6 +32,7 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
         with trio.CancelScope(shield=True):  # or Starlette cancels the server's clean-up
             await send(message)
 
+    shown = partial(attrs.asdict, filter=attrs.filters.exclude("source"))
     # A browser that is too slow loses the oldest events, and does not hold up the shop.
     async with await events.subscribe("**", overflow=events.Overflow.DROP_OLDEST) as sub:
         lines = (f"data: {json.dumps(shown(event))}\n\n" async for event in sub)
