@@ -173,11 +173,17 @@ async def test_an_event_that_kills_its_process_is_given_up(url: str, tmp_path: P
 
 async def freeze(child: subprocess.Popen[bytes], log: EventLog) -> None:
     """Stop a process, but not in the middle of a transaction: it would lock the file for all."""
-    child.send_signal(signal.SIGSTOP)
+    stop(child)
     while isinstance(log, SqliteLog) and is_locked(log.path):
         child.send_signal(signal.SIGCONT)
         await trio.sleep(0.002)
-        child.send_signal(signal.SIGSTOP)
+        stop(child)
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """Stop all threads of a process; on a busy machine, this takes a while."""
+    child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED)
 
 
 def is_locked(path: str) -> bool:
