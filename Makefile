@@ -8,14 +8,17 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench bench-quick bench-against bench-growth instructions \
-	profile bench-routing bench-requests docs mutants format clean
+.PHONY: help demo demo-bridge test lint quick soak bench bench-quick bench-against bench-growth instructions \
+	profile bench-routing bench-requests bench-bridge docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(if $(DIR),"$$DIR")
+
+demo-bridge: $(VENV)/demo  ## A shop and a mailer, two processes over SQLite: make demo-bridge [LOG=redis://127.0.0.1]
+	$(BIN)/python examples/two_processes.py $(if $(LOG),"$$LOG")
 
 test: lint docs soak  ## Everything CI runs: these three, then the tests of the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py
@@ -58,6 +61,10 @@ bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
 bench-requests: $(VENV)/dev  ## Measure what a request costs while others are pending
 	$(BIN)/python benchmarks/requests.py
 
+bench-bridge: $(VENV)/dev  ## Measure events between two processes, over SQLite and over a server (a minute)
+	$(PIP) install --group bench-bridge
+	$(BIN)/python benchmarks/bridges.py
+
 mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an hour)
 	$(PIP) install --group mutants
 	$(BIN)/mutmut run
@@ -85,7 +92,7 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
-	$(PIP) install --editable '.[examples]'
+	$(PIP) install --editable '.[examples,redis]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -37,7 +37,14 @@ LAYERS = [
     {"_supervisor"},
     {"_ambient"},
     {"__init__"},
-    {"testing", "__main__"},
+    {"testing", "bridge._log", "bridge._envelope"},
+    {"bridge._line", "bridge._sqlite", "bridge._redis"},
+    {"bridge._link", "bridge._urls"},
+    {"bridge._export", "bridge._follower", "bridge._command"},
+    {"__main__"},
+    {"bridge._group"},
+    {"bridge._bridge"},
+    {"bridge.__init__"},
 ]
 METHODS = {"_names.pattern", "_names.relations"}
 PURE = {module for layer in LAYERS for module in layer if module.startswith("_names.")} | {
@@ -95,6 +102,9 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
             _, outer = imports(module)
             allowed = {"trio", "attrs"} | {
                 "testing": {"hypothesis"},
+                "bridge._command": {"msgspec"},
+                "bridge._envelope": {"msgspec"},
+                "bridge._redis": {"coredis", "anyio"},  # anyio: whose errors coredis lets through
                 "_event": {"typing_extensions"},  # for type checkers, which bring it along
             }.get(module, set())
             assert outer - sys.stdlib_module_names <= allowed, module
@@ -102,4 +112,13 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
 
 def test_importing_the_package_imports_neither_hypothesis_nor_pytest() -> None:
     code = "import sys, trio_events; sys.exit(not sys.modules.keys().isdisjoint(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, "hypothesis", "pytest"], timeout=60, check=True)
+    unwanted = ["hypothesis", "pytest", "msgspec", "coredis", "trio_events.bridge"]
+    subprocess.run([sys.executable, "-c", code, *unwanted], timeout=60, check=True)
+
+
+def test_a_bridge_over_sqlite_does_without_coredis() -> None:
+    code = (
+        "import sys; from trio_events.bridge import SqliteLog, open_bridge; "
+        "sys.exit('coredis' in sys.modules or 'anyio' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

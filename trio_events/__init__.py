@@ -32,7 +32,7 @@ from ._errors import (
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
-from ._event import Event
+from ._event import Event, Source
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._history import History, HistoryStatistics
@@ -85,6 +85,7 @@ __all__ = [
     "RequestFailedError",
     "Retry",
     "RulePolicy",
+    "Source",
     "Subscription",
     "SubscriptionLimitError",
     "SubscriptionOverflowError",

@@ -29,6 +29,7 @@ import trio
 import trio.testing
 
 import trio_events
+import trio_events.bridge
 import trio_events.testing
 from trio_events.__main__ import main
 
@@ -228,6 +229,6 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
-    for module in [trio_events, trio_events.testing]:
+    for module in [trio_events, trio_events.bridge, trio_events.testing]:
         for name in module.__all__:
             assert re.search(rf"^\.\. auto\w+:: {name}$", text, re.MULTILINE), name
