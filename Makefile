@@ -9,8 +9,8 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench bench-quick bench-against bench-growth \
-	instructions profile bench-routing bench-requests docs mutants format clean
+.PHONY: help demo demo-bridge test lint quick soak bench bench-quick bench-against bench-growth \
+	instructions profile bench-routing bench-requests bench-bridge docs mutants format clean
 
 help:  ## Show this list
 	@echo "Usage: make COMMAND. A command makes the environment it needs (.venv, .venv-bench) the first"
@@ -22,6 +22,9 @@ help:  ## Show this list
 
 demo: $(VENV)/demo  ## Index a directory, the standard library by default: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(if $(DIR),"$$DIR")
+
+demo-bridge: $(VENV)/demo  ## Run a shop and a mailer, two processes: make demo-bridge [LOG=redis://127.0.0.1]
+	$(BIN)/python examples/two_processes.py $(if $(LOG),"$$LOG")
 
 ## Check a change
 
@@ -82,6 +85,10 @@ bench-routing: $(VENV)/dev  ## Measure routing and permissions
 bench-requests: $(VENV)/dev  ## Measure a request while others are pending
 	$(BIN)/python benchmarks/requests.py
 
+bench-bridge: $(VENV)/dev  ## Measure events between two processes, over SQLite and over a server (a minute)
+	$(PIP) install --group bench-bridge
+	$(BIN)/python benchmarks/bridges.py
+
 instructions: $(BENCH)/made  ## Count the CPU instructions of an event: make instructions [REV=...]
 	$(BENCH)/bin/python -m benchmarks.instructions $(if $(REV),--against $(REV))
 
@@ -100,7 +107,7 @@ $(VENV)/made:
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
 	@echo "Installing trio_events and what its examples use into $(VENV)."
-	@$(PIP) install --editable '.[examples]'
+	@$(PIP) install --editable '.[examples,redis]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import trio_events
+import trio_events.bridge
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "_ext"))
@@ -81,15 +82,17 @@ default_role = "py:obj"
 
 def undo_public_modules() -> None:
     """Let each class name the module that defines it, where autodoc looks for its attributes."""
+    trio_events.bridge.RedisLog  # noqa: B018  # imports it
     sources = {
         name: inspect.getsource(module)
         for name, module in sys.modules.items()
         if name.startswith("trio_events.")
     }
-    for name in trio_events.__all__:
-        for module, source in sources.items():
-            if re.search(rf"^class {name}\b", source, re.MULTILINE):
-                getattr(trio_events, name).__module__ = module
+    for package in (trio_events, trio_events.bridge):
+        for name in package.__all__:
+            for module, source in sources.items():
+                if re.search(rf"^class {name}\b", source, re.MULTILINE):
+                    getattr(package, name).__module__ = module
 
 
 undo_public_modules()

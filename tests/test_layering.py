@@ -12,7 +12,7 @@ import trio_events
 PACKAGE = Path(trio_events.__file__).parent
 
 LAYERS = [
-    {"_no_public_constructor", "_event", "_origin", "_names.errors"},
+    {"_no_public_constructor", "_event", "_origin", "_public", "_names.errors"},
     {"_names.__init__", "_core.__init__", "_handlers.__init__"},
     {"_errors"},
     {"_names.pattern", "_names.relations"},  # the methods of a pattern are in the latter
@@ -40,7 +40,14 @@ LAYERS = [
     {"_ambient"},
     {"__init__"},
     {"_strategies"},
-    {"testing", "__main__"},
+    {"testing", "bridge._log", "bridge._envelope"},
+    {"bridge._line", "bridge._sqlite", "bridge._redis"},
+    {"bridge._link", "bridge._urls"},
+    {"bridge._export", "bridge._follower", "bridge._command"},
+    {"__main__"},
+    {"bridge._group"},
+    {"bridge._bridge"},
+    {"bridge.__init__"},
 ]
 METHODS = {"_names.pattern", "_names.relations"}
 PURE = {module for layer in LAYERS for module in layer if module.startswith("_names.")} | {
@@ -98,6 +105,9 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
             _, outer = imports(module)
             allowed = {"trio", "attrs"} | {
                 "_strategies": {"hypothesis"},
+                "bridge._command": {"msgspec"},
+                "bridge._envelope": {"msgspec"},
+                "bridge._redis": {"coredis", "anyio"},  # anyio: whose errors coredis lets through
                 "_event": {"typing_extensions"},  # for type checkers, which bring it along
             }.get(module, set())
             assert outer - sys.stdlib_module_names <= allowed, module
@@ -106,4 +116,13 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
 @pytest.mark.parametrize("module", ["trio_events", "trio_events.testing"])
 def test_importing_the_package_imports_neither_hypothesis_nor_pytest(module: str) -> None:
     code = f"import sys, {module}; sys.exit(not sys.modules.keys().isdisjoint(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, "hypothesis", "pytest"], timeout=60, check=True)
+    unwanted = ["hypothesis", "pytest", "msgspec", "coredis", "trio_events.bridge"]
+    subprocess.run([sys.executable, "-c", code, *unwanted], timeout=60, check=True)
+
+
+def test_a_bridge_over_sqlite_does_without_coredis() -> None:
+    code = (
+        "import sys; from trio_events.bridge import SqliteLog, open_bridge; "
+        "sys.exit('coredis' in sys.modules or 'anyio' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

@@ -1,7 +1,6 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
 from typing import TYPE_CHECKING
-from typing import get_type_hints as _get_type_hints
 
 from ._ambient import (
     expect,
@@ -35,12 +34,13 @@ from ._errors import (
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
-from ._event import Event
+from ._event import Event, Source
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._history import History, HistoryStatistics
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
+from ._public import show_under as _show_under
 from ._requests import EventWaiter, Reject
 from ._subscription import (
     EventBatches,
@@ -88,6 +88,7 @@ __all__ = [
     "RequestFailedError",
     "Retry",
     "RulePolicy",
+    "Source",
     "Subscription",
     "SubscriptionLimitError",
     "SubscriptionOverflowError",
@@ -122,10 +123,5 @@ else:
         return version("trio-events")
 
 
-# Tracebacks, `repr` and pickles show `trio_events.X`, which can be imported, and not the file.
-for _name in __all__:
-    _value = globals()[_name]
-    if isinstance(_value, type):  # its annotations are texts that refer to names in that file
-        _value.__annotations__ = _get_type_hints(_value, include_extras=True)
-    _value.__module__ = __name__
-del TYPE_CHECKING, _name, _value
+_show_under(__name__, map(globals().__getitem__, __all__))
+del TYPE_CHECKING

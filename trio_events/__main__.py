@@ -1,4 +1,7 @@
-"""Ask about patterns from a shell: `python -m trio_events match 'orders.*' orders.eu`."""
+"""The command line: questions about patterns, and about the log of a bridge.
+
+For example `python -m trio_events match 'orders.*' orders.eu`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from importlib import metadata
 
-from ._names.errors import InvalidEventError, InvalidPatternError
+from ._names.errors import EventBusError, InvalidEventError, InvalidPatternError
 from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
 
@@ -25,6 +28,9 @@ At most 16 segments, 512 characters, 64 alternatives. Put quotes around patterns
 expands them.
 
 The exit status is 0 for yes, 1 for no, and 2 if the question isn't valid.
+
+A LOG is sqlite:///FILE, sqlite:////ABSOLUTE/FILE, redis://HOST:PORT/DB, or rediss://... for TLS.
+Commands about a log exit with 0, with 1 if it can't be reached, or with 2 if it refuses.
 """
 
 
@@ -41,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       SystemExit: If the command line isn't valid (status 2), or asks for help or the version.
     """
     words = _parser().parse_args(arguments)
+    if words.question in {"tail", "send", "info"}:
+        return _ask_log(words)
     try:
         if words.question == "match":
             yes, answer = _match(words.pattern, words.name)
@@ -60,6 +68,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if yes else 1
 
 
+def _ask_log(words: argparse.Namespace) -> int:
+    """Ask about a log, which needs an extra; return the exit status."""
+    try:
+        from .bridge._command import run  # noqa: PLC0415
+        from .bridge._log import LogUnavailableError  # noqa: PLC0415
+    except ImportError as error:
+        return _failed(f"{error}; install trio-events[bridge]", 2)
+    try:
+        run(words, _show_line, _warn)
+    except ImportError as error:
+        return _failed(f"{error}; install trio-events[redis]", 2)
+    except LogUnavailableError as error:
+        return _failed(str(error), 1)
+    except (ValueError, EventBusError) as error:
+        return _failed(str(error), 2)
+    except BrokenPipeError:  # the reader has gone
+        _discard_stdout()
+    except KeyboardInterrupt:
+        return 130  # as a shell does
+    return 0
+
+
+def _failed(reason: str, status: int) -> int:
+    _warn(reason)
+    return status
+
+
+def _warn(text: str) -> None:
+    print(f"{_PROGRAM}: {_shown(text)}", file=sys.stderr)
+
+
+def _show_line(line: str) -> None:
+    encoding = sys.stdout.encoding
+    print(_shown(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _discard_stdout() -> None:
+    """Discard what is left, or Python would fail to flush it, and exit with another status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _print(answer: str) -> None:
     """Print the answer. If stdout can't be written to, the exit status still has it."""
     if sys.stdout is None:  # it was closed when the process started
@@ -69,8 +118,7 @@ def _print(answer: str) -> None:
     try:
         print(answer.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError:  # the reader has gone, or the disk is full
-        # Or Python would fail to flush what is left, and exit with a status of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
 
 
 def _match(pattern: str, name: str) -> tuple[bool, str]:
@@ -93,7 +141,7 @@ def _overlaps(a: str, b: str) -> tuple[bool, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Answer a question about patterns.",
+        description="Answer a question about patterns, or about the log of a bridge.",
         epilog=_GRAMMAR,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -114,7 +162,41 @@ def _parser() -> argparse.ArgumentParser:
         asked = questions.add_parser(question, help=explained, description=explained)
         asked.add_argument("a", metavar="A")
         asked.add_argument("b", metavar="B")
+    _add_questions_about_logs(questions)
     return parser
+
+
+def _add_questions_about_logs(
+    questions: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    explained = "print the events of a log, and new ones: position and JSON, one event per line"
+    tail = questions.add_parser("tail", help=explained, description=explained)
+    tail.add_argument("log", metavar="LOG")
+    tail.add_argument("system", metavar="SYSTEM", nargs="?", default="**", help="a pattern")
+    tail.add_argument("--kind", metavar="KIND", help="a pattern")
+    tail.add_argument(
+        "--after",
+        type=_position,
+        metavar="N",
+        help="begin after this position; by default, at the end, or at the beginning with --end",
+    )
+    tail.add_argument("--end", action="store_true", help="stop at the current end")
+    explained = "append an event to a log, and print its position"
+    send = questions.add_parser("send", help=explained, description=explained)
+    send.add_argument("log", metavar="LOG")
+    send.add_argument("system", metavar="SYSTEM")
+    send.add_argument("kind", metavar="KIND")
+    send.add_argument("path", metavar="PATH")
+    send.add_argument("data", metavar="JSON", nargs="?", default="null")
+    explained = "print the first and the last position of a log, and its groups"
+    info = questions.add_parser("info", help=explained, description=explained)
+    info.add_argument("log", metavar="LOG")
+
+
+def _position(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a position")
+    return int(text)
 
 
 def _shown(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, TypeVar, Unpack, final, overload
 import attrs
 import trio
 
-from ._core.actor import Core
+from ._core.actor import Core, SubscriptionActor
 from ._core.buffer import Overflow, check_count
 from ._core.notices import SendsRefused
 from ._core.router import Router
@@ -119,6 +119,7 @@ class EventBus(metaclass=NoPublicConstructor):
     _slow_handler_after: float
     _on_dead_letter: DeadLetterHook | None
     _refused: _Refused = attrs.field(factory=_Refused, init=False)
+    _writers: set[str] = attrs.field(factory=set, init=False)  # as which bridges append to logs
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -903,6 +904,7 @@ class EventBus(metaclass=NoPublicConstructor):
         draft.kind = kind
         draft.path = path
         draft.data = data
+        draft.source = None
         draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
         event: Event = draft  # type: ignore[assignment]  # now it is one; `cast` takes 3 %
         inbox = core.inbox
@@ -923,7 +925,9 @@ class EventBus(metaclass=NoPublicConstructor):
         await trio.lowlevel.checkpoint()
         self._core.pace.restart()
 
-    def _subscribe(self, terms: Terms, origin: str) -> Subscription[Any]:
+    def _subscribe(
+        self, terms: Terms, origin: str, actor_type: type[SubscriptionActor] = SubscriptionActor
+    ) -> Subscription[Any]:
         router = self._router
         self._core.door.check_open()
         self._permits.check_subscribe(str(terms.interest.system))
@@ -937,7 +941,9 @@ class EventBus(metaclass=NoPublicConstructor):
         interest, max_buffer_size = terms.interest, terms.max_buffer_size
         source = source_of(terms.history, self._core)
         with self._core.notices:
-            actor = router.make_subscription(interest, origin, max_buffer_size, terms.overflow)
+            actor = router.make_subscription(
+                interest, origin, max_buffer_size, terms.overflow, actor_type
+            )
             subscription: Subscription[Any] = Subscription._create(
                 actor, EventChannel._create(actor), router, self._permits, self._staff
             )
@@ -946,9 +952,14 @@ class EventBus(metaclass=NoPublicConstructor):
             self._nursery.start_soon(actor.run, router.close, name=name)
             return subscription
 
-    def _start(self, registration: Registration, origin: str) -> Subscription:
+    def _start(
+        self,
+        registration: Registration,
+        origin: str,
+        actor_type: type[SubscriptionActor] = SubscriptionActor,
+    ) -> Subscription:
         place = place_of(registration.handler) or origin
-        subscription = self._subscribe(registration.terms, place)
+        subscription = self._subscribe(registration.terms, place, actor_type)
         token = current_bus.set(self)  # handlers act in the name of the actor that registered them
         try:
             HandlerActor(

@@ -255,6 +255,11 @@ async def _wait_for_room(router: Router, event: Event, sender: Sender) -> None:
     router.core.pace.restart()
 
 
+def adopt(router: Router, event: Event) -> None:
+    """Note that an event which a bridge has brought is a request. Not a checkpoint."""
+    router.core.requests.adopt(event, _USUAL_REPLIES)
+
+
 def _last_segment(kind: str) -> str:
     return kind.rpartition(".")[2]
 

@@ -30,6 +30,7 @@ import trio
 import trio.testing
 
 import trio_events
+import trio_events.bridge
 import trio_events.testing
 from trio_events.__main__ import main
 
@@ -260,6 +261,6 @@ def test_every_example_is_on_the_page_of_examples() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
-    for module in [trio_events, trio_events.testing]:
+    for module in [trio_events, trio_events.bridge, trio_events.testing]:
         for name in module.__all__:
             assert len(re.findall(rf"^\.\. auto\w+:: {name}$", text, re.MULTILINE)) == 1, name

@@ -15,13 +15,18 @@ from pathlib import Path
 import pytest
 
 import trio_events
+import trio_events.bridge
 from trio_events.__main__ import main
 
 ROOT = Path(__file__).parent.parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 WORKFLOW = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
 CLASSIFIERS = PYPROJECT["project"]["classifiers"]
-PUBLIC = [getattr(trio_events, name) for name in trio_events.__all__]
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in (trio_events, trio_events.bridge)
+    for name in module.__all__
+}
 
 # ---------------------------------------------------------------------------------- the metadata
 
@@ -84,13 +89,14 @@ def test_pre_commit_runs_the_same_versions_as_make_lint() -> None:
 # --------------------------------------------------------------------------------- public names
 
 
-@pytest.mark.parametrize("name", trio_events.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_is_shown_under_the_name_that_can_be_imported(name: str) -> None:
-    value = getattr(trio_events, name)
-    assert value.__module__ == "trio_events"
+    value = PUBLIC[name]
+    module, _, short_name = name.rpartition(".")
+    assert value.__module__ == module
     assert pickle.loads(pickle.dumps(value)) is value
     if isinstance(value, type):
-        assert repr(value) in {f"<class 'trio_events.{name}'>", f"<enum '{name}'>"}
+        assert repr(value) in {f"<class '{name}'>", f"<enum '{short_name}'>"}
 
 
 def test_a_traceback_shows_the_public_name_of_an_error() -> None:
@@ -101,13 +107,13 @@ def test_a_traceback_shows_the_public_name_of_an_error() -> None:
     assert done.stderr.splitlines()[-1].startswith("trio_events.NoBusError: ")
 
 
-@pytest.mark.parametrize("value", PUBLIC, ids=trio_events.__all__)
+@pytest.mark.parametrize("value", PUBLIC.values(), ids=PUBLIC)
 def test_the_annotations_of_a_public_name_can_be_resolved(value: object) -> None:
     typing.get_type_hints(value)
 
 
 def test_members_of_enums_can_be_pickled() -> None:
-    for value in PUBLIC:
+    for value in PUBLIC.values():
         if isinstance(value, enum.EnumType):
             for member in list[enum.Enum](value):
                 assert pickle.loads(pickle.dumps(member)) is member

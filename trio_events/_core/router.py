@@ -206,11 +206,16 @@ class Router:
         return system, kind
 
     def make_subscription(
-        self, interest: Interest, origin: str, max_buffer_size: int, overflow: Overflow
+        self,
+        interest: Interest,
+        origin: str,
+        max_buffer_size: int,
+        overflow: Overflow,
+        actor_type: type[SubscriptionActor] = SubscriptionActor,
     ) -> SubscriptionActor:
         """A subscription that is not open yet."""
         buffer = Buffer(max_buffer_size, overflow)
-        return SubscriptionActor(interest, origin, buffer, self.core, self.subscriptions)
+        return actor_type(interest, origin, buffer, self.core, self.subscriptions)
 
     def open_waiter(
         self, interest: Interest, origin: str, max_unread: int, source: Source | None = None
@@ -266,7 +271,8 @@ class Router:
         If there is a source, it begins with those of it that match.
         """
         with self.core.notices:
-            self.core.inbox.post(Subscribe(subscription, subscription.interest, source))
+            for interest in subscription.interests:
+                self.core.inbox.post(Subscribe(subscription, interest, source))
             subscription.open_among[subscription] = handle
             if source is not None:
                 self.route_inbox()  # so that nothing can be forgotten before
