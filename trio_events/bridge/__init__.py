@@ -1,4 +1,7 @@
-"""Events between buses over a shared log. Needs the extra `bridge`, for Redis `redis`."""
+"""Events between buses over a shared log.
+
+Needs the extra `bridge`, or `redis` for logs in Redis or Valkey.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ show_under(__name__, [globals()[name] for name in __all__ if name != "RedisLog"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for, because it needs coredis, and the other logs don't.
+    # Only when it is used, because it needs coredis, and the other logs don't.
     if name == "RedisLog":
         from ._redis import RedisLog  # noqa: PLC0415
 

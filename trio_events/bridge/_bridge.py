@@ -1,4 +1,4 @@
-"""The handle of a bridge, and how to get one."""
+"""Bridges: the handle, and opening one."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class BridgeStatistics:
     """The state of a bridge, and its counters since it was opened."""
 
     connected: bool
-    """Whether no operation on the log is being repeated because it failed."""
+    """Whether the log can be used: no operation on it is being retried."""
 
     error: str | None
-    """Why one is, or None."""
+    """The error because of which an operation is being retried, or None."""
 
     exported: int
     """Events that were appended to the log."""
@@ -52,7 +52,7 @@ class BridgeStatistics:
     """Entries that were sent on the bus."""
 
     own: int
-    """Entries that followers passed over because this bus had exported them."""
+    """Entries that followers skipped because this bus had exported them."""
 
     unwanted: int
     """Entries that the patterns of a follower, or of a group, don't match."""
@@ -61,52 +61,52 @@ class BridgeStatistics:
     """Entries that the policy of the bus doesn't allow to be sent."""
 
     malformed: int
-    """Entries that aren't events, or whose data isn't of its type."""
+    """Entries that aren't events, or whose data can't be converted."""
 
     missed: int
-    """Entries that were gone before a follower read them, or a group handled them."""
+    """Entries that were removed before a follower read them, or a group handled them."""
 
     rewound: int
-    """How many times the end of the log went back, as when it is restored from a copy."""
+    """How many times the end of the log went back, for example because it was restored."""
 
     handled: int
-    """Events that handlers of groups have finished with."""
+    """Events that handlers of groups have finished."""
 
     repeated: int
-    """Events that were handed to such a handler, and had been handed out before."""
+    """Events delivered to such a handler that had been delivered before."""
 
     buried: int
     """Events that were given up after `max_attempts`."""
 
     retries: int
-    """Operations on the log that have failed, and were repeated."""
+    """Operations on the log that failed and were retried."""
 
     reconnects: int
-    """How many times the bridge has come back to normal after that."""
+    """How many times the bridge has recovered from failures."""
 
     position: int
-    """The highest position in the log that is known."""
+    """The highest known position in the log."""
 
 
 async def open_bridge(bus: EventBus, log: str | EventLog, *, name: str | None = None) -> Bridge:
-    """Connect a bus with a log, so that events go from one to the other.
+    """Connect a bus with a log, so that events can go from one to the other.
 
-    The bus owns the bridge: it is closed when the bus is. Once this has returned, trouble with
-    the log never ends the bus.
+    The bus owns the bridge, and closes it when it is closed itself. After this has returned,
+    problems with the log never end the bus.
 
-    A checkpoint, always. It waits until the log can be reached; limit that with
+    A checkpoint, always. It waits until the log can be reached; set a time limit with
     `trio.fail_after`. Cancel-safe: if cancelled, there is no bridge.
 
     Args:
-      bus: The bus, in the name of the actor on whose behalf the bridge subscribes and sends.
+      bus: The bus. The bridge subscribes and sends as its actor, see `EventBus.for_actor`.
       log: The log, or a URL such as `"sqlite:///events.db"` or `"redis://127.0.0.1"`.
-      name: Where exported events come from, in `Source.origin`; None is the name of the host.
+      name: The `Source.origin` of exported events; None is the name of the host.
 
     Raises:
-      TypeError: If an argument is not of its type.
-      ValueError: If the URL is not that of a log.
-      LogRefusedError: If the log will never let us in: there is no such folder, it isn't a log,
-        the password is wrong.
+      TypeError: If an argument has the wrong type.
+      ValueError: If the URL isn't the URL of a log.
+      LogRefusedError: If the log can never be used: the folder doesn't exist, the file isn't a log,
+        or the password is wrong.
       NoBusError: If the caller is not in the trio run of the bus.
       BusClosedError: If the bus was closed, before or meanwhile.
     """
@@ -129,7 +129,7 @@ async def open_bridge(bus: EventBus, log: str | EventLog, *, name: str | None = 
 @final
 @attrs.define(eq=False, repr=False)
 class Bridge(metaclass=NoPublicConstructor):
-    """What connects one bus with one log. Get one from `open_bridge`."""
+    """A connection of one bus with one log. Get one from `open_bridge`."""
 
     _made_by: ClassVar = "open_bridge"
     _link: Link
@@ -143,11 +143,12 @@ class Bridge(metaclass=NoPublicConstructor):
         max_buffer_size: int = 1024,
         overflow: Overflow = Overflow.BLOCK,
     ) -> Subscription:
-        """Append to the log the events that this bus accepts from now on and that match.
+        """Append matching events of this bus to the log, from now on.
 
-        Each is appended once, in the order of the bus. What came from a log is never exported.
-        While the log is away, events wait in the buffer of the subscription, and then `overflow`
-        decides. Data that can't be written as JSON, or makes more than 256 KiB, is a dead letter.
+        Each is appended once, in the order of the bus. Events that came from a log are never
+        exported. While the log is unavailable, events wait in the buffer of the subscription; when
+        that is full, `overflow` decides. An event whose data can't be written as JSON, or takes
+        more than 256 KiB, is a dead letter.
 
         A checkpoint, always. Cancel-safe: if cancelled, nothing is exported.
 
@@ -155,11 +156,11 @@ class Bridge(metaclass=NoPublicConstructor):
           system: As in `EventBus.subscribe`.
           kind: As in `EventBus.subscribe`.
           path: As in `EventBus.subscribe`.
-          max_buffer_size: How many events may wait to be taken into the next batch.
+          max_buffer_size: How many events may wait for the next batch.
           overflow: As in `EventBus.subscribe`.
 
         Returns:
-          The subscription that is exported. Close it to export nothing more.
+          The subscription that is exported. Close it to end the export.
 
         Raises:
           ValueError: If another export of this bridge may match the same events.
@@ -191,11 +192,11 @@ class Bridge(metaclass=NoPublicConstructor):
         after: int | None = None,
         types: Mapping[str, type] = _NO_TYPES,
     ) -> Follower:
-        """Send on this bus the events that others append to the log and that match.
+        """Send matching events that other buses append to the log on this bus.
 
-        They are sent in the order of the log, as `EventBus.send` does: it waits for subscribers
-        that are full, and what waits stays in the log. Each is sent at most once. What this bus
-        has exported itself doesn't come back.
+        They are sent in the order of the log, each at most once. Like `EventBus.send`, this waits
+        for subscriptions that are full; unread events stay in the log. Events that this bus has
+        exported itself don't come back.
 
         A checkpoint, always. Cancel-safe: if cancelled, nothing is followed.
 
@@ -203,10 +204,11 @@ class Bridge(metaclass=NoPublicConstructor):
           system: As in `EventBus.subscribe`.
           kind: As in `EventBus.subscribe`.
           path: As in `EventBus.subscribe`.
-          after: The position after which to begin: 0 is the beginning of the log, None its end
-            now, `event.source.position` of an event resumes after that.
-          types: What the data of an event is read as, by its kind: an attrs class, a dataclass, or
-            anything else that msgspec knows. Other data becomes dicts, lists, texts and numbers.
+          after: The position after which to begin: 0 is the beginning of the log, None its current
+            end, and `event.source.position` of an event resumes after that event.
+          types: The class that data is converted to, by kind of event: an attrs class, a dataclass,
+            or anything else that msgspec supports. Other data becomes dicts, lists, strings and
+            numbers.
 
         Raises:
           ValueError: If another follower of this bridge may match the same events, or `after` is
@@ -252,15 +254,15 @@ class Bridge(metaclass=NoPublicConstructor):
         max_attempts: int = 5,
         types: Mapping[str, type] = _NO_TYPES,
     ) -> Subscription:
-        """Have an async function called with events of the log, which a group shares.
+        """Have an async function called with events of the log that a group shares.
 
-        Each event goes to one member of the group, and is acknowledged when its handler has
-        returned, or has failed for good. If the member dies, hangs or is cut off before, another
-        one gets the event within 1.5 leases. So a handler may see an event twice: `source.id`
-        tells, and `source.attempt` warns.
+        Each event goes to one member of the group, and is acknowledged when the handler has
+        returned or has finally failed. If the member dies, hangs or loses its connection before
+        that, another one gets the event within 1.5 leases. So a handler may get an event twice,
+        with the same `source.id` and a higher `source.attempt`.
 
-        The handler is one like those of `EventBus.on`: supervised, drained, in the context
-        variables of the caller. It doesn't get what is sent on this bus, unless that is exported.
+        The handler is supervised and drained like those of `EventBus.on`, and has the context
+        variables of the caller. It doesn't get events of this bus, unless they are exported.
 
         A checkpoint, always. Cancel-safe: if cancelled, nothing is handled.
 
@@ -269,13 +271,13 @@ class Bridge(metaclass=NoPublicConstructor):
           system: As in `EventBus.subscribe`.
           kind: As in `EventBus.subscribe`.
           path: As in `EventBus.subscribe`.
-          group: The name of the group. A group has its patterns for life.
-          concurrency: How many calls there may be at once, in this member. They begin in the order
-            of the log.
-          on_error: As in `EventBus.on`. With `Propagate`, the event is not acknowledged.
-          after: As in `follow`, if this makes the group; one that exists goes on where it is.
-          lease: After how many seconds without a sign of life others get a member's events.
-          max_attempts: After how many deliveries an event is given up: it is a dead letter then.
+          group: The name of the group. The patterns of a group can't be changed.
+          concurrency: How many calls may run at a time in this member. They begin in the order of
+            the log.
+          on_error: As in `EventBus.on`. With `Propagate`, the event isn't acknowledged.
+          after: As in `follow`, if the group is new; an existing group continues where it is.
+          lease: How many seconds after the last sign of life of a member others get its events.
+          max_attempts: After how many deliveries an event is given up and becomes a dead letter.
           types: As in `follow`.
 
         Raises:
@@ -294,7 +296,7 @@ class Bridge(metaclass=NoPublicConstructor):
             raise TypeError(f"group must be a str, not {group!r}")
         if not group:
             raise ValueError("group must not be empty")
-        # Found out before anything has happened, and again with what it needs.
+        # To raise before anything has happened.
         Registration(handler, terms, concurrency, False, on_error)
         await link.arrive()
 
@@ -315,27 +317,28 @@ class Bridge(metaclass=NoPublicConstructor):
         return member.subscription
 
     async def flush(self) -> None:
-        """Wait until all that the bus has accepted before, and this bridge exports, is stored.
+        """Wait until all events that this bridge exports, and that were sent before, are stored.
 
-        After that the death of this process can't lose it. It waits while the log is away.
+        After that, they survive the death of this process. This waits while the log is
+        unavailable.
 
-        A checkpoint, always. Several tasks may call this at once: their events go together.
+        A checkpoint, always. Several tasks may call this at once; they share the work.
 
         Raises:
-          BusClosedError: If the bus was closed, and something was left unstored.
+          BusClosedError: If the bus was closed before all of them were stored.
         """
         await self._link.flush()
 
     def close(self) -> None:
-        """Bring in nothing new, and export what was accepted. Not a checkpoint. Idempotent.
+        """Read no more from the log, and export what was accepted. Not a checkpoint. Idempotent.
 
-        Handlers of groups finish what they have; what they send is exported, too. Then their
-        events are acknowledged, and the tasks of the bridge end.
+        Handlers of groups finish their events, and events that they send are still exported. Then
+        their events are acknowledged, and the tasks of the bridge end.
         """
         self._link.close()
 
     def statistics(self) -> BridgeStatistics:
-        """The state, and the counters. Not a checkpoint."""
+        """The state and the counters now. Not a checkpoint."""
         link = self._link
         counts, reports = link.counts, link.reports
         return BridgeStatistics(
@@ -380,7 +383,7 @@ def _followed(link: Link) -> list[Interest]:
 
 
 def _check_no_overlap(verb: str, interest: Interest, others: Iterable[Interest]) -> None:
-    """Require that no event can be matched twice, which would be exported, or sent, twice.
+    """Require that no event can match twice, because it would be exported or sent twice.
 
     Raises:
       ValueError: If one can.
@@ -405,7 +408,7 @@ def _check_after(after: Any) -> None:
 
 
 def _check_lease(lease: Any) -> None:
-    """Require a time that isn't too short for a log."""
+    """Require a duration that works with a log."""
     check_seconds("lease", lease)
     if not 0.01 <= lease <= 86_400:
         raise ValueError(f"lease must be between 0.01 and 86400 seconds, not {lease}")

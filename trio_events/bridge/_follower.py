@@ -1,4 +1,4 @@
-"""Sending on a bus what others append to a log."""
+"""Followers: sending events of a log on a bus."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ._link import Link
 from ._log import Entry, LogSession
 
 WAIT: Final = 5.0
-"""Seconds that one call of the log waits for something to come."""
+"""Seconds that one call of the log waits for entries."""
 
 _MAX_ENTRIES: Final = 100
-"""Entries that a follower has read ahead at most."""
+"""The most entries that a follower reads ahead."""
 
 
 @final
@@ -33,7 +33,7 @@ class FollowerStatistics:
     """The position after which it began."""
 
     position: int
-    """The position up to which everything has been passed."""
+    """The position up to which the follower has passed everything."""
 
     passed: int
     """Positions that have been passed."""
@@ -42,25 +42,25 @@ class FollowerStatistics:
     """Events among them that were sent on the bus."""
 
     own: int
-    """Those that this bus had exported itself."""
+    """Events among them that this bus had exported itself."""
 
     unwanted: int
-    """Those that the patterns don't match."""
+    """Events among them that the patterns don't match."""
 
     denied: int
-    """Those that the policy of the bus doesn't allow."""
+    """Events among them that the policy of the bus doesn't allow."""
 
     malformed: int
-    """Those that aren't events, or whose data isn't of its type."""
+    """Entries among them that aren't events, or whose data can't be converted."""
 
     missed: int
-    """Those that the log didn't have any more."""
+    """Positions among them that the log had removed."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class Follower(metaclass=NoPublicConstructor):
-    """Reads a log, and sends on the bus what matches. Get one from `Bridge.follow`."""
+    """Reads a log, and sends matching events on a bus. Get one from `Bridge.follow`."""
 
     _made_by: ClassVar = "Bridge.follow"
     _link: Link
@@ -82,17 +82,17 @@ class Follower(metaclass=NoPublicConstructor):
 
     @property
     def position(self) -> int:
-        """The position up to which everything has been sent, or passed over for a reason."""
+        """The position up to which all events have been sent or skipped."""
         return self._position
 
     async def wait_caught_up(self) -> None:
-        """Wait until everything that was in the log when `follow` was called has been sent.
+        """Wait until all events that were in the log when `follow` was called have been sent.
 
         A checkpoint, always. Several tasks may call this at once.
 
         Raises:
-          trio.ClosedResourceError: If it was closed before that.
-          BusClosedError: The same, because the bus was closed.
+          trio.ClosedResourceError: If the follower was closed before that.
+          BusClosedError: If the bus was closed before that.
         """
         await trio.lowlevel.checkpoint()
         while self._highest < self._target:
@@ -102,7 +102,7 @@ class Follower(metaclass=NoPublicConstructor):
             await self._progress.park()
 
     def close(self) -> None:
-        """Send nothing more. Not a checkpoint. Idempotent. `position` tells where to resume."""
+        """Stop sending. Not a checkpoint. Idempotent. To resume later, keep `position`."""
         self._closed = True
         self._scope.cancel()
         self._progress.unpark_all()

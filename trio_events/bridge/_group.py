@@ -1,4 +1,4 @@
-"""Sharing the work on the events of a log among the members of a group."""
+"""Groups: handlers in several processes that share the events of a log."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MAX_UNREPORTED: Final = 1000
 
 
 class TooManyAttemptsError(EventBusError):
-    """An event was handed out `max_attempts` times, and never finished. Never raised.
+    """An event was delivered `max_attempts` times, and never finished.
 
-    It is the error of a dead letter.
+    This is the error of a dead letter; it is never raised.
 
     Details: `attempts`, `position`.
     """

@@ -1,4 +1,4 @@
-"""What a log is, and one in memory."""
+"""The protocol of logs, and a log in memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .._names.errors import ErrorKind, EventBusError
 
 
 class LogRefusedError(EventBusError):
-    """The log doesn't allow this, and won't: a wrong password, no such folder, another group."""
+    """The log will never allow this: a wrong password, no such folder, other patterns."""
 
     kind = ErrorKind.INVALID
 
 
 class LogUnavailableError(EventBusError, OSError):
-    """The log can't be reached, or can't take anything, at the moment."""
+    """The log can't be reached or written to at the moment."""
 
     kind = ErrorKind.UNAVAILABLE
     retryable = True
@@ -35,7 +35,7 @@ class Entry:
     """An event in a log."""
 
     position: int
-    """Its place in the log; the first one is 1."""
+    """The position in the log, from 1 on."""
 
     event: bytes
     """The event, encoded."""
@@ -44,22 +44,22 @@ class Entry:
 @final
 @attrs.frozen
 class Claim:
-    """An event that has been handed to a member of a group, for as long as the lease lasts."""
+    """An event that was given to a member of a group for the duration of its lease."""
 
     position: int
-    """Its place in the log."""
+    """The position in the log."""
 
     event: bytes
     """The event, encoded."""
 
     attempt: int
-    """How many times it has been handed out, this time included."""
+    """How many times it has been given to a member, including this time."""
 
 
 @final
 @attrs.frozen
 class GroupState:
-    """What a log knows about a group."""
+    """The state of a group in a log."""
 
     name: str
     """The name of the group."""
@@ -68,17 +68,17 @@ class GroupState:
     """Its patterns."""
 
     position: int
-    """The position up to which entries have been handed out."""
+    """The position up to which entries have been claimed."""
 
     claims: int
-    """How many of these are claimed, and not finished."""
+    """How many of these are claimed but not finished."""
 
 
 class LogSession(Protocol):
     """The connection of one task to a log.
 
     Every method is a checkpoint. After an exception, including `Cancelled`, the session is closed
-    and not used again. Trouble that may pass is a `LogUnavailableError`, anything else a
+    and not used again. A problem that may be temporary raises `LogUnavailableError`, any other one
     `LogRefusedError`.
     """
 
@@ -86,24 +86,24 @@ class LogSession(Protocol):
         """Append events, all or none.
 
         Args:
-          writer: Who appends.
-          first: The number that the writer has given to the first of the events; the others have
-            the following ones. Those that this writer has appended before are left out.
+          writer: The identifier of the writer.
+          first: The writer's number of the first event; the others have the following numbers.
+            Events that this writer has appended before are ignored.
           events: The events. If there are none, the log doesn't change.
-          seen: A position; new ones are higher than that.
+          seen: A position; new positions are higher.
 
         Returns:
           The last position in the log.
         """
 
     async def read(self, after: int, max_events: int, wait: float) -> list[Entry]:
-        """The next entries after a position, or none if there is none within `wait` seconds."""
+        """The next entries after a position, or none if none arrive within `wait` seconds."""
 
     async def bounds(self) -> tuple[int, int]:
-        """The first position that is still there, and the last one; (0, 0) in an empty log."""
+        """The first position that the log still has, and the last one; (0, 0) for an empty log."""
 
     async def join(self, group: str, wants: str, after: int) -> None:
-        """Make a group that begins after a position, unless it exists.
+        """Create a group that begins after a position, unless it exists.
 
         Raises:
           LogRefusedError: If it exists and has other patterns than `wants`.
@@ -114,10 +114,10 @@ class LogSession(Protocol):
     ) -> tuple[int, list[Claim]]:
         """Claim the next entries of a group for a member, for `lease` seconds.
 
-        Those whose lease is over come first. Waits at most `wait` seconds if there is nothing.
+        Entries whose lease has expired come first. Waits at most `wait` seconds if there is none.
 
         Returns:
-          How many entries were gone before a member could handle them, and what was claimed.
+          How many entries were removed before a member could handle them, and the claims.
         """
 
     async def finish(
@@ -134,10 +134,10 @@ class EventLog(Protocol):
 
     @property
     def label(self) -> str:
-        """What `Source.log` and messages call it. There is no password in it."""
+        """The name in `Source.log` and messages. It contains no password."""
 
     def open(self) -> AbstractAsyncContextManager[LogSession]:
-        """A connection to it, for one task."""
+        """Connect to it, for one task."""
 
 
 @attrs.define(eq=False)
@@ -179,11 +179,11 @@ class _Group:
 class MemoryLog:
     """A log in memory, which several buses of one trio run can share. For tests.
 
-    All its times are on trio's clock.
+    It uses trio's clock.
 
     Args:
-      max_events: How many events are kept.
-      label: What `Source.log` and messages call it.
+      max_events: How many events it keeps.
+      label: The name in `Source.log` and messages.
     """
 
     def __init__(self, *, max_events: int = 1_000_000, label: str = "memory") -> None:
@@ -197,7 +197,7 @@ class MemoryLog:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[LogSession]:
-        """A session. Opening and closing it are not checkpoints."""
+        """Open a session. Opening and closing it are not checkpoints."""
         yield _MemorySession(self)
 
     def __repr__(self) -> str:
@@ -297,6 +297,6 @@ def check_wants(group: str, have: str, wants: str) -> None:
     """
     if have != wants:
         raise LogRefusedError(
-            f"group {group!r} handles {have}, and this handler is for {wants}: use another group",
+            f"group {group!r} has the patterns {have}, not {wants}: use another group",
             group=group,
         )

@@ -139,21 +139,21 @@ _PASSING_TEXTS: Final = (
 class RedisLog:
     """A log in a stream of a Redis server from 7.0 on, or of a Valkey server.
 
-    The server has to keep what it is given: `maxmemory-policy noeviction`, `appendonly yes`.
+    Configure the server to keep events: `maxmemory-policy noeviction`, `appendonly yes`.
 
     Args:
-      host: The server.
-      port: Its port.
+      host: The host of the server.
+      port: The port of the server.
       db: The number of the database.
       log: The name of the log; a server can have several. The keys begin with `te:{log}`.
-      username: Who logs in; None is the server's default user.
+      username: The name of the user; None is the server's default user.
       password: The password, if there is one.
-      ssl_context: The terms of TLS, including a certificate of the client; None is no TLS.
-      max_events: How many events are kept, or slightly more; the oldest make room.
+      ssl_context: The TLS configuration, including a client certificate; None is no TLS.
+      max_events: How many events it keeps, or slightly more; the oldest are removed to make room.
 
     Raises:
       TypeError: If `max_events` is not an int.
-      ValueError: If `max_events` is less than 1, or `log` empty or with braces in it.
+      ValueError: If `max_events` is less than 1, or `log` is empty or has braces in it.
     """
 
     def __init__(

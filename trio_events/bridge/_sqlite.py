@@ -61,14 +61,14 @@ _WRITER_KEPT: Final = 86_400.0
 class SqliteLog:
     """A log in a SQLite file, for the processes of one machine.
 
-    The file is made when it doesn't exist; its folder has to. It must be on a local file system,
-    because SQLite's locks don't work over a network.
+    The file is created if it doesn't exist; its folder must exist. It must be on a local file
+    system, because SQLite's locks don't work over a network.
 
     Args:
       path: The file.
-      max_events: How many events are kept; the oldest make room.
-      synchronous: `"full"` writes each append to the disk. With `"normal"` a power failure, though
-        not the death of a process, can take back events that others have read already.
+      max_events: How many events it keeps; the oldest are removed to make room.
+      synchronous: `"full"` writes each append to the disk. With `"normal"`, a power failure,
+        but not the death of a process, can remove events that others have already read.
 
     Raises:
       TypeError: If `max_events` is not an int.
