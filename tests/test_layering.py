@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import trio_events
@@ -17,12 +18,13 @@ LAYERS = [
     {"_names.interest", "_names.policy"},
     {"_names.routing", "_names.permits"},
     {"_core.deadlock", "_core.notices", "_core.pace", "_core.readers", "_core.buffer"},
+    {"_instruments"},
     {"_core.inbox", "_core.door"},
     {"_core.senders"},
     {"_core.actor"},
     {"_core.router"},
     {"_terms"},
-    {"_subscription"},
+    {"_subscription", "_advisories"},
     {"_requests", "_handlers.supervision", "_handlers.staff"},
     {"_handlers.registration"},
     {"_handlers.calling"},
@@ -37,6 +39,7 @@ PURE = {module for layer in LAYERS for module in layer if module.startswith("_na
     "_core.deadlock",
     "_core.notices",
     "_event",
+    "_instruments",
     "_no_public_constructor",
     "_origin",
 }
@@ -48,7 +51,7 @@ def imports(module: str) -> tuple[set[str], set[str]]:
     *wing, _ = module.split(".")
     file = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in executed(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.module, f"{module}: `from ._x import y`"
             inner.add(".".join([*wing[: len(wing) + 1 - node.level], node.module]))
@@ -57,6 +60,14 @@ def imports(module: str) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.Import):
             outer |= {alias.name.partition(".")[0] for alias in node.names}
     return inner, outer
+
+
+def executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module, without those that only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from executed(node)
 
 
 def test_every_module_has_a_layer() -> None:

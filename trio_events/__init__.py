@@ -1,5 +1,18 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
+from ._advisories import (
+    AccessDenied,
+    BusEnding,
+    DeadlockRefused,
+    EventUnmatched,
+    HandlingFailed,
+    LossOver,
+    LossStarted,
+    SendersWaiting,
+    SendRefused,
+    SubscriptionClosed,
+    SubscriptionOpened,
+)
 from ._ambient import expect, include, is_wanted, on, request, send, subscribe, use, wait_for
 from ._bus import EventBus, EventBusStatistics
 from ._core.buffer import Overflow
@@ -19,6 +32,7 @@ from ._errors import (
 from ._event import Event
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
+from ._instruments import Instrument
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
 from ._requests import EventWaiter
@@ -29,16 +43,20 @@ from ._subscription import (
     EventIterator,
     Subscription,
     SubscriptionStatistics,
+    WaitingSender,
 )
 from ._supervisor import open_event_bus
 
 __all__ = [
+    "AccessDenied",
     "Action",
     "Allow",
     "BusClosedError",
+    "BusEnding",
     "CloseSubscription",
     "DeadLetter",
     "DeadlockError",
+    "DeadlockRefused",
     "Deny",
     "ErrorKind",
     "Event",
@@ -49,12 +67,17 @@ __all__ = [
     "EventChannel",
     "EventChannelStatistics",
     "EventIterator",
+    "EventUnmatched",
     "EventWaiter",
     "ExactPath",
     "HandlerSet",
+    "HandlingFailed",
+    "Instrument",
     "InvalidEventError",
     "InvalidPatternError",
     "Log",
+    "LossOver",
+    "LossStarted",
     "NoBusError",
     "NoSubscribersError",
     "Overflow",
@@ -64,10 +87,15 @@ __all__ = [
     "Propagate",
     "Restart",
     "RulePolicy",
+    "SendRefused",
+    "SendersWaiting",
     "Subscription",
+    "SubscriptionClosed",
     "SubscriptionLimitError",
+    "SubscriptionOpened",
     "SubscriptionOverflowError",
     "SubscriptionStatistics",
+    "WaitingSender",
     "expect",
     "include",
     "is_wanted",

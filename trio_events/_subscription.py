@@ -20,6 +20,7 @@ from ._names.pattern import ExactPath
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
 from ._origin import caller
+from ._terms import check_overflow
 
 
 @final
@@ -53,6 +54,21 @@ class SubscriptionStatistics:
 
     failures: int
     """Calls of the subscription's handler that have failed."""
+
+
+@final
+@attrs.frozen(eq=False)
+class WaitingSender:
+    """A send that is waiting for room in a subscription."""
+
+    event: Event
+    """What is to be sent."""
+
+    task: trio.lowlevel.Task
+    """The task that waits."""
+
+    since: float
+    """When it began to wait, on trio's clock, in seconds."""
 
 
 @final
@@ -324,12 +340,14 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         Raises:
           TypeError: If an argument is not of its type.
           InvalidPatternError: If a text is not a pattern.
+          ValueError: If this adds the bus's own events, and `overflow` is `Overflow.BLOCK`.
           NoBusError: If the caller is not in the trio run of the bus.
           PolicyDeniedError: If the policy does not allow to subscribe to this system.
           BusClosedError: If the bus was closed.
           trio.ClosedResourceError: If the subscription was closed.
         """
         interest = Interest.of(system, kind, path)
+        check_overflow(interest, self.overflow)
         door = self._router.core.door
         door.check_here()
         door.check_open()
@@ -390,6 +408,13 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
             actor.core.door.check_here()
             actor.core.notices.after_step(actor.close)
 
+    def waiting_senders(self) -> tuple[WaitingSender, ...]:
+        """The sends that wait for room here, in the order of their arrival. Not a checkpoint."""
+        return tuple(
+            WaitingSender(sender.event, sender.task, sender.since)
+            for sender in self._actor.waiting_senders()
+        )
+
     def statistics(self) -> SubscriptionStatistics:
         """The counters now. Not a checkpoint."""
         buffer, worker = self._actor.buffer, self._actor.worker
@@ -433,3 +458,12 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     def __repr__(self) -> str:
         return f"<Subscription {self._actor!r}>"
+
+
+def make_subscription(
+    actor: SubscriptionActor, router: Router, permits: Permits
+) -> Subscription[Any]:
+    """What applications hold of a subscription."""
+    channel: EventChannel[Any] = EventChannel._create(actor)
+    subscription: Subscription[Any] = Subscription._create(actor, channel, router, permits)
+    return subscription

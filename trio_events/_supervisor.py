@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, final
 
 import attrs
 import trio
 
+from ._advisories import Advisories
 from ._bus import ANYBODY, EventBus, current_bus
 from ._core.buffer import check_count
 from ._core.pace import Pace
@@ -19,8 +21,10 @@ from ._handlers.calling import DeadLetterHook
 from ._handlers.registration import is_async
 from ._handlers.staff import Staff
 from ._handlers.supervision import check_seconds, is_cancelled
+from ._instruments import Instrument, check_instrument
 from ._names.permits import Permits
 from ._names.policy import Policy
+from ._subscription import make_subscription
 
 
 @final
@@ -34,6 +38,7 @@ class Options:
     max_subscriptions: int
     drain_timeout: float
     on_dead_letter: DeadLetterHook | None
+    instruments: tuple[Instrument, ...]
 
     def __attrs_post_init__(self) -> None:
         policy: object = self.policy
@@ -49,6 +54,8 @@ class Options:
         hook = self.on_dead_letter
         if hook is not None and (not callable(hook) or is_async(hook)):
             raise TypeError(f"on_dead_letter must be a plain function, not {hook!r}")
+        for instrument in self.instruments:
+            check_instrument(instrument)
 
 
 def open_event_bus(
@@ -59,6 +66,7 @@ def open_event_bus(
     max_subscriptions: int = 4096,
     drain_timeout: float = 10.0,
     on_dead_letter: DeadLetterHook | None = None,
+    instruments: Iterable[Instrument] = (),
 ) -> AbstractAsyncContextManager[EventBus]:
     """Open an event bus for the block, and for all tasks that are started in it.
 
@@ -80,10 +88,11 @@ def open_event_bus(
         closed. Then they are cancelled, and what is left is counted and logged.
       on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
         has failed for good. What it raises leaves through the supervisor.
+      instruments: What watches the bus from its beginning; see `Instrument`.
 
     Raises:
-      TypeError: If a number is not one, `on_dead_letter` not a plain function, or `policy` has no
-        method `allows`.
+      TypeError: If a number is not one, `on_dead_letter` not a plain function, an instrument not
+        an `Instrument`, or `policy` has no method `allows`.
       ValueError: If a number is less than 1, or `drain_timeout` less than 0.
       NoBusError: When the block is entered, if trio is not running.
     """
@@ -95,6 +104,7 @@ def open_event_bus(
             max_subscriptions,
             drain_timeout,
             on_dead_letter,
+            tuple(instruments),
         )
     )
 
@@ -141,7 +151,16 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
     try:
         async with trio.open_nursery() as nursery:
             trio_token = trio.lowlevel.current_trio_token()
-            router = Router.of(options.inbox_size, Pace(options.checkpoint_every), trio_token)
+            permits = Permits(options.policy, ANYBODY)
+            router = Router.of(
+                options.inbox_size,
+                Pace(options.checkpoint_every),
+                trio_token,
+                make_handle=lambda actor: make_subscription(actor, router, permits),
+            )
+            permits.on_denied = partial(router.core.instruments.tell, "access_denied")
+            for instrument in options.instruments:
+                router.core.instruments.add(instrument)
             staff = Staff(nursery, router, options.drain_timeout)
             nursery.start_soon(router.run, name="trio_events router")
             bus = EventBus._create(
@@ -149,10 +168,11 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
                 router.core,
                 nursery,
                 staff,
-                Permits(options.policy, ANYBODY),
+                permits,
                 trio_token,
                 options.max_subscriptions,
                 options.on_dead_letter,
+                Advisories.of(router),
             )
             token = current_bus.set(bus)
             try:

@@ -11,6 +11,15 @@ from ._names.interest import Interest
 from ._names.pattern import ExactPath
 
 
+def check_overflow(interest: Interest, overflow: Overflow) -> None:
+    """Require that the bus's own events make no sender wait."""
+    if overflow is Overflow.BLOCK and interest.includes_bus:
+        raise ValueError(
+            f"a subscription to {str(interest.system)!r} matches the bus's own events, which wait "
+            "for nobody: choose another overflow= than Overflow.BLOCK"
+        )
+
+
 @final
 @attrs.frozen
 class Terms:
@@ -32,10 +41,13 @@ class Terms:
 
         Raises:
           TypeError: If something is of the wrong type.
-          ValueError: If `max_buffer_size` is less than 1.
+          ValueError: If `max_buffer_size` is less than 1, or the bus's own events would make
+            senders wait.
           InvalidPatternError: If a text is not a pattern.
         """
         check_count("max_buffer_size", max_buffer_size)
         if not isinstance(overflow, Overflow):
             raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
-        return Terms(Interest.of(system, kind, path), max_buffer_size, overflow)
+        interest = Interest.of(system, kind, path)
+        check_overflow(interest, overflow)
+        return Terms(interest, max_buffer_size, overflow)

@@ -239,6 +239,7 @@ def test_the_numbers_of_a_bus_are_these_unless_told_otherwise() -> None:
         "max_subscriptions": 4096,
         "drain_timeout": 10.0,
         "on_dead_letter": None,
+        "instruments": (),
     }
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 

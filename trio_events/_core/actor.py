@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, Protocol, assert_never, final
 
 import attrs
@@ -12,6 +13,7 @@ import trio
 
 from .._errors import SubscriptionOverflowError
 from .._event import Event
+from .._instruments import Instruments
 from .._names.interest import Interest
 from .buffer import Buffer, End, Overflow
 from .door import Door
@@ -19,7 +21,7 @@ from .inbox import Inbox, Unsubscribe
 from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
 from .pace import Pace
 from .readers import KnownReaders, Reader
-from .senders import Queue, Senders
+from .senders import Queue, Sender, Senders
 
 _QUIET: Final = 1.0
 """Seconds without a loss after which an episode of loss can end."""
@@ -38,6 +40,14 @@ class Worker(Protocol):
     def handler(self) -> Callable[[Event[Any]], Awaitable[object]]:
         """The handler."""
 
+    @property
+    def name(self) -> str:
+        """What the handler is called."""
+
+    @property
+    def treatment(self) -> str:
+        """What is done when it fails."""
+
     def note_change(self) -> None:
         """Events have been delivered."""
 
@@ -53,6 +63,9 @@ class Core:
     notices: Notices
     pace: Pace
     clock: Callable[[], float]
+    instruments: Instruments
+    make_handle: Callable[[Any], Any]
+    """Makes what applications hold of an actor."""
 
 
 @final
@@ -84,6 +97,9 @@ class SubscriptionActor:
 
     buffer: Buffer
     core: Core
+    number: int
+    """Which one it is, in the order in which those of a bus were made."""
+
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
@@ -101,10 +117,11 @@ class SubscriptionActor:
     worker: Worker | None = attrs.field(default=None, init=False)
     must_settle: bool = attrs.field(default=False, init=False)
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
-    holds events, or is losing some."""
+    holds events, or is losing some, or instruments watch what is read."""
 
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
     _loss: Loss | None = attrs.field(default=None, init=False)
+    _handle: weakref.ref[Any] | None = attrs.field(default=None, init=False)  # once it is closed
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)  # its task, if so
     _alarm: float = attrs.field(default=math.inf, init=False)  # when the task is to wake
@@ -114,8 +131,30 @@ class SubscriptionActor:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length
 
+    def waiting_senders(self) -> list[Sender]:
+        """They, in the order of their arrival."""
+        return [] if self._queue is None else list(self._queue)
+
+    @property
+    def handle(self) -> Any:
+        """What applications hold of it; the same object for as long as anything refers to it."""
+        handle = self.open_among.get(self) or (self._handle and self._handle())
+        if handle is None:
+            handle = self.core.make_handle(self)
+            if self.closed:
+                self._handle = weakref.ref(handle)
+            else:
+                self.open_among[self] = handle
+        return handle
+
+    def tell(self, fact: str, *more: object) -> None:
+        """Tell the instruments something about this subscription."""
+        if self.core.instruments.active:
+            self.core.instruments.tell(fact, self.handle, *more)
+
     def __attrs_post_init__(self) -> None:
         self.interests = {self.interest: None}
+        self.must_settle = self.core.instruments.watched_reads
 
     # The task
 
@@ -178,6 +217,7 @@ class SubscriptionActor:
         if now >= max(sender.next_look, queue.next_look):
             waited = now - sender.since
             self.core.notices.add(SendersStalled(self, queue.length, waited))
+            self.tell("senders_stalled", waited)
             sender.note_look(now)
             queue.next_look = now + 1
         if not self.core.senders.end_hopeless(now):
@@ -254,9 +294,11 @@ class SubscriptionActor:
             with self.core.notices:
                 event = self.buffer.take()
                 self.settle()
-                return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
+        if self.core.instruments.watched_reads:
+            self._tell_received((event,))
+        return event
 
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
@@ -266,9 +308,15 @@ class SubscriptionActor:
             with self.core.notices:
                 events = self.buffer.take_list(max_size)
                 self.settle()
-                return events
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
+        if self.core.instruments.watched_reads:
+            self._tell_received(events)
+        return events
+
+    def _tell_received(self, events: Iterable[Event[Any]]) -> None:
+        for event in events:
+            self.core.instruments.call("event_received", event, self.handle)
 
     def _end(self) -> Exception:
         match self.buffer.end_reason:
@@ -329,6 +377,8 @@ class SubscriptionActor:
         events = await reader.wait(self.readers)
         self.buffer.on_the_way -= len(events)
         self.core.pace.restart()
+        if self.core.instruments.watched_reads:
+            self._tell_received(events)
         return events
 
     @trio.lowlevel.enable_ki_protection
@@ -338,9 +388,12 @@ class SubscriptionActor:
             with self.core.notices:
                 self.closed = True
                 self.core.inbox.post(Unsubscribe(self, tuple(self.interests), final=True))
-                self.open_among.pop(self, None)
+                if (handle := self.open_among.pop(self, None)) is not None:
+                    self._handle = weakref.ref(handle)
                 self.core.senders.release(self)
                 self._scope.cancel()
+                self.tell("subscription_closed")
+                self.core.instruments.on_interests(self)
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, where: str) -> None:
@@ -384,7 +437,12 @@ class SubscriptionActor:
         buffer.fit_held()
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])
-        self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
+        self.must_settle = (
+            self in senders.full
+            or bool(buffer.held)
+            or self._loss is not None
+            or self.core.instruments.watched_reads
+        )
 
     def _dismiss_readers(self) -> None:
         while self.readers:
@@ -399,6 +457,7 @@ class SubscriptionActor:
             self.must_settle = True
             buffer = self.buffer
             self.core.notices.add(LossBegan(self, buffer.unread, buffer.overflow.value))
+            self.tell("loss_began")
             self.set_alarm(now + _QUIET)
         self._loss.latest = now
         if self.buffer.end_reason is End.OVERFLOW:
@@ -417,3 +476,4 @@ class SubscriptionActor:
             lost = self.buffer.dropped - self._loss.dropped_before
             self._loss = None
             self.core.notices.add(LossEnded(self, lost))
+            self.tell("loss_ended", lost)

@@ -22,7 +22,11 @@ class Door:
     """Where every operation of the bus passes. Synchronous, and nothing has happened before."""
 
     _token: trio.lowlevel.TrioToken | None
-    _thread: int = attrs.field(factory=get_ident, init=False)
+    _home: int = attrs.field(factory=get_ident, init=False)
+    """The thread of the bus."""
+
+    # The same, but while the door is locked no thread at all: so locking costs callers nothing.
+    _thread: int = attrs.field(init=False)
     is_open: bool = attrs.field(default=True, init=False)
     """Whether everybody may use the bus."""
 
@@ -33,13 +37,35 @@ class Door:
     _reason: str = attrs.field(default="", init=False)  # why not everybody may
     _errors: weakref.WeakSet[BusClosedError] = attrs.field(factory=weakref.WeakSet, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self._thread = self._home
+
+    def lock(self) -> None:
+        """Refuse every operation in the thread of the bus, until `unlock`."""
+        self._thread = 0
+
+    def unlock(self) -> None:
+        """Undo `lock`."""
+        self._thread = self._home
+
+    def check_unlocked(self) -> None:
+        """Require that the caller isn't a method of an instrument.
+
+        Raises:
+          RuntimeError: If it is.
+        """
+        if not self._thread and get_ident() == self._home:
+            raise RuntimeError("an instrument must not use the bus that it watches")
+
     def check_here(self) -> None:
         """Require that the caller is in the thread of the bus.
 
         Raises:
           NoBusError: If not.
+          RuntimeError: If the caller is a method of an instrument.
         """
         if get_ident() != self._thread:
+            self.check_unlocked()
             raise NoBusError(
                 "this must be called in the trio run of the bus; from elsewhere, use send_soon "
                 "or trio.from_thread"

@@ -19,6 +19,10 @@ class Recipient(Hashable, Protocol):
     closed: bool
     """Whether it wants no event that is accepted from now on."""
 
+    @property
+    def handle(self) -> object:
+        """What applications hold of it."""
+
     def deliver(self, events: list[Event]) -> None:
         """Take in events that match, in order. The list belongs to the recipient."""
 
@@ -63,6 +67,10 @@ class Inbox:
     """Events at which senders begin to wait."""
 
     _notices: Notices
+    direct_size: int = attrs.field(init=False)
+    """Messages below which a sender may add an event itself: `size`, or none while instruments
+    watch the sends."""
+
     messages: list[Message] = attrs.field(factory=list, init=False)
     controls: int = attrs.field(default=0, init=False)
     """Messages among them that are no events, and change the routing table."""
@@ -76,6 +84,7 @@ class Inbox:
     rx: trio.MemoryReceiveChannel[list[Message]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.direct_size = self.size
         self._tx, self.rx = trio.open_memory_channel(1)
 
     @property

@@ -136,14 +136,35 @@ class WorkLeft:
         )
 
 
+@final
+@attrs.frozen
+class InstrumentFailed:
+    """A method of an instrument raised, so the instrument was removed."""
+
+    level: ClassVar = logging.ERROR
+    instrument: str
+    method: str
+    error: BaseException
+
+    def __str__(self) -> str:
+        return f"{self.instrument}.{self.method} raised, so the bus goes on without the instrument"
+
+
 Notice: TypeAlias = (
-    LossBegan | LossEnded | SendersStalled | SendsRefused | HandlerFailed | HandlerEnded | WorkLeft
+    LossBegan
+    | LossEnded
+    | SendersStalled
+    | SendsRefused
+    | HandlerFailed
+    | HandlerEnded
+    | WorkLeft
+    | InstrumentFailed
 )
 
 
 def log_notice(notice: Notice) -> None:
     """Write a notice to the log."""
-    error = notice.error if isinstance(notice, HandlerFailed) else None
+    error = notice.error if isinstance(notice, HandlerFailed | InstrumentFailed) else None
     _log.log(notice.level, "%s", notice, exc_info=error)
 
 

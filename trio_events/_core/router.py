@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, Final, final
 
 import attrs
 import trio
 
 from .._event import Event
-from .._names.interest import Interest
+from .._instruments import Instruments
+from .._names.interest import BUS, Interest
 from .._names.pattern import plain_name
 from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
@@ -50,6 +52,10 @@ class Router:
     unmatched: int = attrs.field(default=0, init=False)
     _routed: int = attrs.field(default=0, init=False)
     _is_routing: bool = attrs.field(default=False, init=False)
+    _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.core.instruments.on_change = self._heed_instruments
 
     @staticmethod
     def of(
@@ -57,12 +63,16 @@ class Router:
         pace: Pace,
         token: trio.lowlevel.TrioToken | None = None,
         clock: Callable[[], float] = trio.current_time,
+        make_handle: Callable[[SubscriptionActor], Any] = lambda actor: actor,
     ) -> Router:
         """A router with all that belongs to it, for the running thread."""
-        notices, table = Notices(), RoutingTable[Recipient]()
+        notices, door, table = Notices(), Door(token), RoutingTable[Recipient]()
         inbox = Inbox(inbox_size, notices)
         senders = Senders(inbox, table, clock)
-        return Router(Core(inbox, Door(token), senders, notices, pace, clock), table)
+        instruments = Instruments(notices, door)
+        return Router(
+            Core(inbox, door, senders, notices, pace, clock, instruments, make_handle), table
+        )
 
     # The actor
 
@@ -131,6 +141,8 @@ class Router:
         if route is None:
             return
         self._routed += len(run)
+        if self.core.instruments.watched_routes:
+            self._tell_routed(run, route)
         for recipient in route.items:
             if recipient in pending:
                 pending[recipient] += run
@@ -145,6 +157,17 @@ class Router:
                     self.unmatched += 1
         elif not route.items:
             self.unmatched += len(run)
+
+    def _tell_routed(self, events: list[Event], route: Route[Recipient]) -> None:
+        """Tell instruments who gets these events. The bus's own ones aren't told of."""
+        tell = self.core.instruments.tell
+        for (system, _), group in itertools.groupby(events, lambda e: (e.system, e.kind)):
+            if system == BUS:
+                continue
+            run = tuple(group)
+            for some in [(event,) for event in run] if route.by_path else [run]:
+                found = (*route.items, *(route.find(some[0].path) if route.by_path else ()))
+                tell("events_routed", some, tuple(recipient.handle for recipient in found))
 
     def _deliver(self, pending: dict[Recipient, list[Event]]) -> None:
         for recipient, events in pending.items():
@@ -169,7 +192,9 @@ class Router:
           TypeError: If one of them is not a `str`.
           InvalidEventError: If one of them is not a name.
         """
-        kinds = self.table.routes.get(system) if type(system) is str else None
+        # Routes of the bus's own events are remembered, too, and nobody may send any.
+        known = type(system) is str and system != BUS
+        kinds = self.table.routes.get(system) if known else None
         if kinds is None:
             system = plain_name(system, "system")
         if kinds is None or type(kind) is not str or kind not in kinds:
@@ -182,13 +207,16 @@ class Router:
     ) -> SubscriptionActor:
         """A subscription that is not open yet."""
         buffer = Buffer(max_buffer_size, overflow)
-        return SubscriptionActor(interest, origin, buffer, self.core, self.subscriptions)
+        number = next(self._numbers)
+        return SubscriptionActor(interest, origin, buffer, self.core, number, self.subscriptions)
 
     def open_waiter(self, interest: Interest, origin: str, max_unread: int) -> SubscriptionActor:
         """A subscription without a task, which never makes a sender wait."""
         buffer = Buffer(max_unread, Overflow.CLOSE)
-        waiter = SubscriptionActor(interest, origin, buffer, self.core, self.waiters)
+        number = next(self._numbers)
+        waiter = SubscriptionActor(interest, origin, buffer, self.core, number, self.waiters)
         self.open(waiter)
+        waiter.tell("subscription_opened")
         return waiter
 
     def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
@@ -228,12 +256,14 @@ class Router:
         """Take in a subscription: it gets every event that is accepted from now on."""
         self.core.inbox.post(Subscribe(subscription, subscription.interest))
         subscription.open_among[subscription] = handle
+        self.core.instruments.on_interests(subscription)
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
         with self.core.notices:
             subscription.interests[interest] = None
             self.core.inbox.post(Subscribe(subscription, interest))
+            self.core.instruments.on_interests(subscription)
             self.route_inbox()  # so that senders of what it now matches see that it is full
 
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
@@ -241,6 +271,7 @@ class Router:
         with self.core.notices:
             del subscription.interests[interest]
             self.core.inbox.post(Unsubscribe(subscription, (interest,), final=False))
+            self.core.instruments.on_interests(subscription)
             self.route_inbox()
             self.core.senders.reconsider(subscription)
 
@@ -254,6 +285,14 @@ class Router:
         recipients = self.table.peek(system, kind).recipients(path)
         return any(not r.closed and r is not besides for r in recipients)
 
+    def _heed_instruments(self) -> None:
+        """Take the ways on which instruments are told of what they watch, and no others."""
+        instruments, inbox = self.core.instruments, self.core.inbox
+        inbox.direct_size = 0 if instruments.watched_sends else inbox.size
+        if instruments.watched_reads:
+            for subscription in (*self.subscriptions, *self.waiters):
+                subscription.must_settle = True
+
     @property
     def accepted(self) -> int:
         """How many events have been accepted."""
@@ -265,6 +304,7 @@ class Router:
         if self.core.door.closed:
             return
         with self.core.notices:
+            self.core.instruments.tell("bus_closing")
             self.core.door.close(reason)
             self.core.senders.dismiss(self.core.door)
             for subscription in (*self.subscriptions, *self.waiters):
@@ -272,3 +312,4 @@ class Router:
             self.route_inbox()
             self.table.forget_routes()
             self.core.inbox.close()
+            self.core.instruments.tell("bus_closed")

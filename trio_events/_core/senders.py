@@ -181,6 +181,12 @@ class Senders:
     for_inbox: Queue = attrs.field(factory=lambda: Queue(None), init=False)
     """The senders that wait for room in the inbox."""
 
+    on_deadlock: Callable[[Event, str], None] = attrs.field(
+        default=lambda event, subscription: None, init=False
+    )
+    """Called within a step for each event whose sender is refused, with the description of the
+    subscription that it waited for."""
+
     _tickets: Iterator[int] = attrs.field(factory=itertools.count, init=False)
     _next_verdict: float = attrs.field(default=-math.inf, init=False)
 
@@ -289,6 +295,7 @@ class Senders:
             assert sender.queue.owner is not None
             owner = sender.queue.owner
             of_its_own = list(owner.known_readers) == [sender.task]
+            self.on_deadlock(sender.event, owner.description())
             sender.wake(_deadlock_error(sender.event, owner, of_its_own=of_its_own))
         return True
 

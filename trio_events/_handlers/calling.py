@@ -70,6 +70,16 @@ class HandlerActor:
         """What is called."""
         return self._registration.handler
 
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return name_of(self.handler)
+
+    @property
+    def treatment(self) -> str:
+        """What is done when it fails."""
+        return type(self._registration.on_error).__name__
+
     def start(self, nursery: trio.Nursery) -> None:
         """Begin, in tasks of a nursery that have the context variables of the caller."""
         self.actor.worker = self
@@ -181,13 +191,17 @@ class HandlerActor:
         """Call the handler once; returns whether to call it again with the same event."""
         policy = self._registration.on_error
         try:
-            await _unprotected(self.handler, event)
+            if self.actor.core.instruments.watched_calls:
+                await self._watched(event)
+            else:
+                await _unprotected(self.handler, event)
         except BaseException as error:  # noqa: ASYNC103, BLE001  # `rest` is raised, whatever it is
             failure, rest = split(error)
             try:
                 if failure is None:
                     raise
                 self.failures += 1
+                self.actor.tell("handler_failed", event, failure, self.treatment)
                 pause = self._treat(policy, event, failure)
                 if pause is None:
                     raise
@@ -201,6 +215,11 @@ class HandlerActor:
             return False  # noqa: ASYNC910  # the handler may have had no checkpoint
         await trio.sleep(pause)
         return policy.retry
+
+    async def _watched(self, event: Event[Any]) -> None:  # noqa: ASYNC910  # as `_handle`
+        instruments = self.actor.core.instruments
+        with instruments.around("before_handler", "after_handler", event, self._subscription):
+            await _unprotected(self.handler, event)
 
     def _treat(self, policy: OnError, event: Event[Any], failure: Exception) -> float | None:
         """Do what the policy says about a failure.
@@ -225,8 +244,10 @@ class HandlerActor:
                         return pause
             case _ as never:
                 assert_never(never)
+        letter = DeadLetter(event, failure, self._subscription)
+        self.actor.core.instruments.tell("event_failed", letter)
         if self._on_dead_letter is not None:
-            self._on_dead_letter(DeadLetter(event, failure, self._subscription))
+            self._on_dead_letter(letter)
         return pause
 
     def _restart(self, policy: Restart) -> float | None:

@@ -86,6 +86,7 @@ class Staff:
         self._router.core.door.restrict(self.includes, reason)
         self._router.core.senders.dismiss(self._router.core.door)
         self._nursery.start_soon(self._drain, name="trio_events drain")
+        self._router.core.instruments.tell("draining_began")
 
     async def _drain(self) -> None:
         with trio.move_on_after(self._drain_timeout):

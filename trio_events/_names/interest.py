@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 import attrs
 
 from .pattern import ExactPath, Pattern, is_plain_path, path_filter, plain_text, system_pattern
+
+BUS: Final = "$bus"
+"""The system of the bus's own events."""
 
 
 @final
@@ -59,6 +62,11 @@ class Interest:
         return self.system._matches_checked(system) and (
             self.kind is None or self.kind._matches_checked(kind)
         )
+
+    @property
+    def includes_bus(self) -> bool:
+        """Whether some of the bus's own events are wanted."""
+        return BUS in str(self.system) and self.system._matches_checked(BUS)
 
     def __str__(self) -> str:
         """The patterns in canonical form, such as `'orders.*' kind='x' path='/a'`."""
