@@ -154,7 +154,8 @@ class RoutingMachine(RuleBasedStateMachine):
     def match(self, system: str, kind: str) -> None:
         route = self.table.match(system, kind)
         assert_right(route, self.model, system, kind)
-        assert self.table.match(system, kind) is route
+        if not system.startswith("$"):  # those are the bus's own, and routed anew each time
+            assert self.table.match(system, kind) is route
 
     @rule()
     def match_many(self) -> None:

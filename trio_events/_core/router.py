@@ -192,9 +192,7 @@ class Router:
           TypeError: If one of them is not a `str`.
           InvalidEventError: If one of them is not a name.
         """
-        # Routes of the bus's own events are remembered, too, and nobody may send any.
-        known = type(system) is str and system != BUS
-        kinds = self.table.routes.get(system) if known else None
+        kinds = self.table.routes.get(system) if type(system) is str else None
         if kinds is None:
             system = plain_name(system, "system")
         if kinds is None or type(kind) is not str or kind not in kinds:
