@@ -166,7 +166,7 @@ class RoutingMachine(RuleBasedStateMachine):
     def peek(self, system: str, kind: str) -> None:
         remembered = self.table.remembered
         assert_right(self.table.peek(system, kind), self.model, system, kind)
-        assert self.table.remembered == remembered
+        assert self.table.remembered <= remembered  # one that is out of date may displace others
 
     @invariant()
     def it_counts_right(self) -> None:
