@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 BENCH = .venv-bench
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint quick soak bench bench-quick bench-against bench-growth instructions \
+.PHONY: help demo map test lint quick soak bench bench-quick bench-against bench-growth instructions \
 	profile bench-routing bench-requests docs mutants format clean
 
 help:  ## List the commands
@@ -15,6 +15,9 @@ help:  ## List the commands
 
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(if $(DIR),"$$DIR")
+
+map: $(VENV)/demo  ## Run a shop in front of the live map of its event bus
+	$(BIN)/python examples/08_map.py
 
 test: lint docs soak  ## Everything CI runs: these three, then the tests of the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py
@@ -83,7 +86,7 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
-	$(PIP) install --editable '.[examples]'
+	$(PIP) install --editable '.[examples,devtools,telemetry]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -32,7 +32,12 @@ LAYERS = [
     {"_supervisor"},
     {"_ambient"},
     {"__init__"},
-    {"testing", "__main__"},
+    {"testing", "devtools._problems", "devtools._parties", "devtools._rows", "devtools._client"},
+    {"devtools._observer", "devtools._trace", "devtools._top"},
+    {"devtools._server"},
+    {"devtools._script", "devtools.__init__"},
+    {"devtools._commands"},
+    {"__main__"},
 ]
 METHODS = {"_names.pattern", "_names.relations"}
 PURE = {module for layer in LAYERS for module in layer if module.startswith("_names.")} | {
@@ -53,8 +58,9 @@ def imports(module: str) -> tuple[set[str], set[str]]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in executed(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            assert node.module, f"{module}: `from ._x import y`"
-            inner.add(".".join([*wing[: len(wing) + 1 - node.level], node.module]))
+            above = wing[: len(wing) + 1 - node.level]
+            modules = [node.module] if node.module else [alias.name for alias in node.names]
+            inner |= {".".join([*above, module]) for module in modules}
         elif isinstance(node, ast.ImportFrom):
             outer.add(str(node.module).partition(".")[0])
         elif isinstance(node, ast.Import):
@@ -97,13 +103,22 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
     for layer in LAYERS:
         for module in sorted(layer):
             _, outer = imports(module)
-            allowed = {"trio", "attrs"} | {
-                "testing": {"hypothesis"},
-                "_event": {"typing_extensions"},  # for type checkers, which bring it along
-            }.get(module, set())
+            extra = {"h11", "rich"} if module.startswith("devtools.") else set()
+            allowed = (
+                {"trio", "attrs"}
+                | extra
+                | {
+                    "testing": {"hypothesis"},
+                    "_event": {"typing_extensions"},  # for type checkers, which bring it along
+                }.get(module, set())
+            )
             assert outer - sys.stdlib_module_names <= allowed, module
 
 
-def test_importing_the_package_imports_neither_hypothesis_nor_pytest() -> None:
+def test_importing_the_package_imports_nothing_that_an_extra_brings() -> None:
     code = "import sys, trio_events; sys.exit(not sys.modules.keys().isdisjoint(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, "hypothesis", "pytest"], timeout=60, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code, *["hypothesis", "pytest", "h11", "rich", "opentelemetry"]],
+        timeout=60,
+        check=True,
+    )

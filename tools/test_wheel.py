@@ -131,7 +131,14 @@ def install_wheel(python: str, name: str, *requirements: str) -> Path:
     (wheel,) = BUILD.glob("*.whl")
     run(python, "-m", "venv", "--without-pip", venv)  # this Python's pip can install there
     pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python")
-    run(*pip, "install", "-qq", "--group=tests", f"{wheel}[examples]", *requirements)
+    run(
+        *pip,
+        "install",
+        "-qq",
+        "--group=tests",
+        f"{wheel}[examples,devtools,telemetry]",
+        *requirements,
+    )
     return venv
 
 

@@ -1,4 +1,4 @@
-"""Ask about patterns from a shell: `python -m trio_events match 'orders.*' orders.eu`."""
+"""Commands for a shell: questions about patterns, and a look at a running bus."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
 
 _PROGRAM = "python -m trio_events"
+
+_LOOKS = {
+    "map": ("SCRIPT", "run a program, with a live map of each bus that it opens"),
+    "top": ("URL", "show the subscriptions of the program whose live map is at URL"),
+    "graph": ("URL", "print that map as a Mermaid flowchart"),
+}
 
 _GRAMMAR = """\
 Names and patterns are segments with dots between them. In a pattern, a segment is:
@@ -38,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       SystemExit: If the words make no command (status 2), or ask for help.
     """
     words = _parser().parse_args(arguments)
+    if words.question in _LOOKS:
+        return _look(words.question, words.words)
     try:
         if words.question == "match":
             yes, answer = _match(words.pattern, words.name)
@@ -55,6 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _print(_shown(answer))
     return 0 if yes else 1
+
+
+def _look(question: str, words: Sequence[str]) -> int:
+    """Run a command that needs the extra."""
+    try:
+        from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
+    except ImportError as error:
+        need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
+        print(f"{_PROGRAM}: {need}", file=sys.stderr)
+        return 2
+    return run(question, words)
 
 
 def _print(answer: str) -> None:
@@ -90,7 +109,7 @@ def _overlaps(a: str, b: str) -> tuple[bool, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Answer a question about patterns.",
+        description="Answer a question about patterns, or look at a running bus.",
         epilog=_GRAMMAR,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -105,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
         asked = questions.add_parser(question, help=explained, description=explained)
         asked.add_argument("a", metavar="A")
         asked.add_argument("b", metavar="B")
+    for look, (word, explained) in _LOOKS.items():
+        looking = questions.add_parser(look, help=explained, description=explained)
+        looking.add_argument("words", nargs=1, metavar=word)
+        if look == "map":
+            looking.add_argument("words", nargs=argparse.REMAINDER, metavar="ARG", action="extend")
     return parser
 
 
