@@ -32,7 +32,8 @@ LAYERS = [
     {"_supervisor"},
     {"_ambient"},
     {"__init__"},
-    {"testing", "devtools._problems", "devtools._parties", "devtools._rows", "devtools._client"},
+    {"testing", "telemetry"},
+    {"devtools._problems", "devtools._parties", "devtools._rows", "devtools._client"},
     {"devtools._observer", "devtools._trace", "devtools._top"},
     {"devtools._server"},
     {"devtools._script", "devtools.__init__"},
@@ -109,6 +110,7 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
                 | extra
                 | {
                     "testing": {"hypothesis"},
+                    "telemetry": {"opentelemetry"},
                     "_event": {"typing_extensions"},  # for type checkers, which bring it along
                 }.get(module, set())
             )

@@ -457,7 +457,7 @@ async def test_mermaid(autojump_clock: MockClock) -> None:
         assert first == "flowchart LR"
         nodes = {line.strip()[2:] for line in lines if "-->" not in line}
         assert nodes == {
-            f'["{short_name(trio.lowlevel.current_task().name)}"]',
+            f'["{module._escaped(short_name(trio.lowlevel.current_task().name))}"]',
             '(["orders say.#34;#60;b#62;"])',
             '["charge"]',
             '(["payments payment.received"])',

@@ -24,6 +24,9 @@ from ._parties import ELSEWHERE, acting, handler_name, sending_line, short_name
 _EVERY: Final = 0.5
 """Seconds between two writes."""
 
+_MAX_ARROWS: Final = 10_000
+"""Events whose arrows may still be to come."""
+
 _MAX_WAITING: Final = 100_000
 """Lines that may wait to be written. Further ones are lost, and counted."""
 
@@ -152,7 +155,7 @@ class _Tracer(Instrument):
         self._sends[id(event)] = event, number, _sender(), sending_line(), self._now()
         self._numbers[id(event)] = event, number
         self._order.append(id(event))
-        if len(self._order) > 10_000:
+        if len(self._order) > _MAX_ARROWS:
             self._numbers.pop(self._order.popleft(), None)
 
     def after_send(self, event: Event, error: BaseException | None) -> None:
