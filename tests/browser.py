@@ -94,7 +94,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def wait_until(self, condition: str) -> None:
+    async def wait_until(self, condition: str, *, seconds: int = 10) -> None:
         """Wait until a condition holds of the page: it is told of each change, and does not poll.
 
         Raises:
@@ -105,11 +105,11 @@ class Tab:
             const all = {childList: true, subtree: true, characterData: true, attributes: true}
             new MutationObserver(look).observe(document, all)
             look()
-            setTimeout(resolve, 10_000, false)
+            setTimeout(resolve, %d, false)
         })"""
-        if not await self.evaluate(script % condition):
+        if not await self.evaluate(script % (condition, seconds * 1000)):
             page = await self.evaluate("document.body?.innerText")
-            raise AssertionError(f"not within 10 s: {condition}\n{page}")
+            raise AssertionError(f"not within {seconds} s: {condition}\n{page}")
 
     async def rows(self) -> list[list[str]]:
         """What stands in the table."""

@@ -7,6 +7,8 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,36 +60,55 @@ async def test_top_without_a_terminal_prints_one_table() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_top_on_a_terminal_goes_on_until_q() -> None:
-    with trio.fail_after(TIME_LIMIT):
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A terminal as stdin; the other end of it."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as stdin, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        yield ours
+    os.close(ours)
+
+
+async def test_top_on_a_terminal_goes_on_until_q(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trio.fail_after(TIME_LIMIT), terminal(monkeypatch) as keyboard:
         async with trio.open_nursery() as nursery:
             sending, receiving = trio.open_memory_channel[str](1)
             nursery.start_soon(run_shop, sending)
             url = await receiving.receive()
-            ours, theirs = pty.openpty()
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "trio_events", "top", url],
-                stdin=theirs,
-                stdout=theirs,
-                stderr=theirs,
-                env=os.environ | {"TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
-            )
-            shown = b""
-            while b"holds up" not in shown:
-                await trio.lowlevel.wait_readable(ours)
-                shown += os.read(ours, 65536)
-            os.write(ours, b"xq")
+            out = io.StringIO()
 
-            async def swallow() -> None:
-                while True:
-                    await trio.lowlevel.wait_readable(ours)
-                    os.read(ours, 65536)
+            async def type_keys() -> None:
+                while "holds up" not in out.getvalue():  # noqa: ASYNC110  # nobody tells of that
+                    await trio.sleep(0.01)
+                os.write(keyboard, b"xq")
 
-            nursery.start_soon(swallow)
-            assert await process.wait() == 0
+            nursery.start_soon(type_keys)
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
             nursery.cancel_scope.cancel()
-        os.close(ours)
-        os.close(theirs)
+
+
+async def test_top_on_a_terminal_ends_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trio.fail_after(TIME_LIMIT), terminal(monkeypatch):
+        async with trio.open_nursery() as nursery:
+            sending, receiving = trio.open_memory_channel[str](1)
+            scope = trio.CancelScope()
+
+            async def shop() -> None:
+                with scope:
+                    await run_shop(sending)
+
+            nursery.start_soon(shop)
+            url = await receiving.receive()
+            out = io.StringIO()
+
+            async def end() -> None:
+                while "holds up" not in out.getvalue():  # noqa: ASYNC110  # as above
+                    await trio.sleep(0.01)
+                scope.cancel()
+
+            nursery.start_soon(end)
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
 
 
 async def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:

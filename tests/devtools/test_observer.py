@@ -521,3 +521,49 @@ async def test_the_number_of_events_is_checked(
     async with open_event_bus() as bus:
         with pytest.raises(error):
             Observer(bus, max_events=value)
+
+
+async def test_a_subscription_that_loses_and_is_routed_to_after_its_end(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        observer = Observer(bus)
+        closed = await bus.subscribe("a", max_buffer_size=1, overflow=Overflow.DROP_INCOMING)
+        await wait_all_tasks_blocked()
+        for number in range(3):
+            bus.send_nowait("a", "k", f"/{number}")
+        closed.close()
+        await wait_all_tasks_blocked()
+        assert [route["count"] for route in observer.state()["routes"]] == []
+        assert [event.path async for event in closed] == ["/0"]
+        await trio.sleep(3)
+        assert observer.state()["rows"][0]["losing"] is False
+
+
+async def test_the_fullest_buffer_of_a_row_is_shown(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        observer = Observer(bus)
+        for _ in range(2):
+            await bus.subscribe("a")
+            await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        (row,) = observer.state()["rows"]
+        assert (row["open"], row["used"], row["queued"]) == (2, 2, 3)
+
+
+async def test_who_sends_without_a_task_is_another_thread(autojump_clock: MockClock) -> None:
+    class Sending(trio.abc.Instrument):
+        sent = False
+
+        def before_io_wait(self, timeout: float) -> None:
+            if not self.sent:
+                self.sent = True
+                bus.send_nowait("a", "k", "/1")
+
+    async with open_event_bus() as bus:
+        observer = Observer(bus)
+        sending = Sending()
+        trio.lowlevel.add_instrument(sending)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(sending)
+        assert [sent["party"] for sent in observer.state()["sends"]] == ["another thread"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,15 +17,17 @@ import trio
 from trio_events import EventBus, Overflow, open_event_bus
 from trio_events.devtools import serve_map
 
-from ..browser import Tab, needs_chromium, open_tab
+from ..browser import Reader, Tab, needs_chromium, open_tab, running
 from .shop import do_business
 
 pytestmark = needs_chromium
 
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "08_map.py"
 TIME_LIMIT = 60  # seconds on the wall
 PICTURES = os.environ.get("TRIO_EVENTS_PICTURES")  # a directory for screenshots to look at
 NODE = "document.querySelector('[data-node=\"p:%s\"]')"
 
+ROW = "[...document.querySelectorAll('tbody tr')].find(row => row.cells[3].textContent === %r)"
 FAULTS = """
 window.faults = []
 addEventListener("error", event => faults.push(event.message))
@@ -34,10 +38,9 @@ addEventListener("securitypolicyviolation", event => faults.push(event.violatedD
 
 @attrs.define
 class Page:
-    bus: EventBus
-    nursery: trio.Nursery
+    """A tab that shows a map."""
+
     tab: Tab
-    server: trio.CancelScope
 
     async def problems(self) -> list[str]:
         texts: list[str] = await self.tab.evaluate(
@@ -65,8 +68,17 @@ class Page:
         return data
 
 
+@attrs.define
+class MappedPage(Page):
+    """The map of a bus of the test."""
+
+    bus: EventBus
+    nursery: trio.Nursery
+    server: trio.CancelScope
+
+
 @asynccontextmanager
-async def opened(profile: Path, **size: int) -> AsyncIterator[Page]:
+async def opened(profile: Path, **size: int) -> AsyncIterator[MappedPage]:
     with trio.fail_after(TIME_LIMIT):
         async with (
             open_tab(profile) as tab,
@@ -89,7 +101,7 @@ async def opened(profile: Path, **size: int) -> AsyncIterator[Page]:
             )
             await tab.call("Page.navigate", url=url)
             await tab.wait_until("document.querySelector('#state')?.textContent === 'live'")
-            yield Page(bus, nursery, tab, scope)
+            yield MappedPage(tab, bus, nursery, scope)
             assert await tab.evaluate("faults") == []
             nursery.cancel_scope.cancel()
 
@@ -123,8 +135,7 @@ async def test_a_shop_on_the_map(tmp_path: Path) -> None:
         assert "ship for" in await page.detail()
 
         # The tree has the right parents.
-        row = "[...document.querySelectorAll('tbody tr')].find(r => r.cells[3].textContent === %r)"
-        await page.click(row % "parcel.sent")
+        await page.click(ROW % "parcel.sent")
         await tab.wait_until("document.querySelectorAll('#detail .tree .event').length >= 3")
         nested = await tab.evaluate(
             "(function names(list) { return [...list.children].map(item => ["
@@ -177,6 +188,33 @@ async def test_a_shop_on_the_map(tmp_path: Path) -> None:
         # The program goes.
         page.server.cancel()
         await tab.wait_until("!document.querySelector('#gone').hidden")
+
+
+async def test_the_shop_of_the_example_and_its_pictures(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLE)]
+    with trio.fail_after(TIME_LIMIT):
+        async with (
+            running(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+            open_tab(tmp_path) as tab,
+        ):
+            assert process.stdout is not None
+            line = (await Reader(process.stdout).until(b"\n")).decode()
+            await tab.call(
+                "Emulation.setDeviceMetricsOverride",
+                width=1440,
+                height=860,
+                deviceScaleFactor=1,
+                mobile=False,
+            )
+            await tab.call("Page.navigate", url=line.removeprefix("The map: "))
+            for text in ("report holds up ship", "nobody wants health alive", "loses events"):
+                await tab.wait_until(f"document.body?.textContent.includes({text!r})", seconds=30)
+            page = Page(tab)
+            await page.click(ROW % "mail.queued")
+            await tab.wait_until("document.querySelectorAll('#detail .tree .event').length >= 3")
+            for scheme in ("light", "dark"):
+                await tab.color(scheme)
+                assert len(await page.picture(f"map-{scheme}")) > 50_000
 
 
 async def test_an_unmatched_kind_and_a_bar_for_what_gets_everything(tmp_path: Path) -> None:

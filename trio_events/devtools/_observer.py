@@ -156,9 +156,10 @@ class Observer(Instrument):
     def subscription_closed(self, subscription: Subscription) -> None:
         """See `Instrument`."""
         self._assign_routed()
-        watched = self._watched.pop(subscription, None)
-        if watched is not None:
-            self._row_of(watched).take_over(watched)
+        watched = self._watched.pop(subscription)
+        row = self._row_of(watched)
+        row.take_over(watched)
+        row.latest = time.perf_counter()
 
     def before_send(self, event: Event) -> None:
         """See `Instrument`."""
@@ -236,10 +237,7 @@ class Observer(Instrument):
         self, event: Event, subscription: Subscription, error: BaseException | None
     ) -> None:
         """See `Instrument`."""
-        found = self._running.pop(trio.lowlevel.current_task(), None)
-        if found is None:  # the call began before the observer came
-            return
-        _, call, party, handled = found
+        _, call, party, handled = self._running.pop(trio.lowlevel.current_task())
         acting.reset(party)
         _handled.reset(handled)
         call.seconds = time.perf_counter() - call.begun

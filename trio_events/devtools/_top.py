@@ -124,14 +124,13 @@ async def top(url: str, console: Console) -> None:
     rates = Rates()
     async with ask(url, "stream") as answer:
         if not console.is_terminal:
-            latest: State | None = None
             for _ in range(2):  # until there are rates
-                latest = await answer.state() or latest
+                latest = await answer.state()
                 if latest is None:
                     raise MapError(f"the program at {url} has ended")
                 rates.update(latest)
-            if latest is not None:
-                console.print(picture(latest, rates))
+                shown = picture(latest, rates)
+            console.print(shown)
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             async with trio.open_nursery() as nursery:

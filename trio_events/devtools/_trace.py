@@ -163,10 +163,7 @@ class _Tracer(Instrument):
         self._send_over(event, None if error is None else type(error).__name__)
 
     def _send_over(self, event: Event, error: str | None) -> None:
-        found = self._sends.pop(id(event), None)
-        if found is None:  # it began before the tracer came
-            return
-        _, number, party, line, begun = found
+        _, number, party, line, begun = self._sends.pop(id(event))
         track = self._track(f"sends: {party}")
         facts = {"path": event.path, "line": line, "number": number}
         if error is not None:
@@ -193,13 +190,10 @@ class _Tracer(Instrument):
         call = self._call_over(
             trio.lowlevel.current_task(), None if error is None else type(error).__name__
         )
-        if call is not None:
-            acting.reset(call.token)
+        acting.reset(call.token)
 
-    def _call_over(self, task: trio.lowlevel.Task, error: str | None) -> _Call | None:
-        call = self._calls.pop(task, None)
-        if call is None:  # it began before the tracer came
-            return None
+    def _call_over(self, task: trio.lowlevel.Task, error: str | None) -> _Call:
+        call = self._calls.pop(task)
         event, begun = call.event, call.begun
         self._lanes[call.party][call.lane] = False
         name = call.party if call.lane == 0 else f"{call.party} ({call.lane + 1})"
