@@ -559,11 +559,17 @@ async def test_who_sends_without_a_task_is_another_thread(autojump_clock: MockCl
             if not self.sent:
                 self.sent = True
                 bus.send_nowait("a", "k", "/1")
+                assert full.receive_nowait().path == "/0"
 
     async with open_event_bus() as bus:
         observer = Observer(bus)
+        full = await bus.subscribe("b")
+        await bus.send("b", "k", "/0")
+        await wait_all_tasks_blocked()
         sending = Sending()
         trio.lowlevel.add_instrument(sending)
         await wait_all_tasks_blocked()
         trio.lowlevel.remove_instrument(sending)
-        assert [sent["party"] for sent in observer.state()["sends"]] == ["another thread"]
+        state = observer.state()
+        assert [sent["party"] for sent in state["sends"]][1:] == ["another thread"]
+        assert [row["party"] for row in state["rows"]] == ["another thread"]

@@ -214,7 +214,7 @@ class Observer(Instrument):
         watched = self._watched.get(subscription)
         if subscription.handler is None:
             _handled.set(None if _in_batch() else self._records.get(id(event)))
-            if watched is not None:
+            if watched is not None and not watched.is_read_here():
                 watched.reader = acting.get() or self._running_party()
         if watched is not None:
             watched.was_read = True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, final
 
 import attrs
+import trio
 
 from .._subscription import Subscription
 
@@ -23,9 +25,20 @@ class Watched:
     """Who reads it: a handler or a task; empty until somebody has."""
 
     was_read: bool = False
+    _task: weakref.ref[trio.lowlevel.Task] | None = None  # which read last
     is_losing: bool = False
     routed: dict[tuple[str, str], int] = attrs.field(factory=dict)
     """How many events of each system and kind it has matched."""
+
+    def is_read_here(self) -> bool:
+        """Whether the running task is the one that asked this before."""
+        if not trio.lowlevel.in_trio_task():
+            return False
+        task = trio.lowlevel.current_task()
+        if self._task is not None and self._task() is task:
+            return True
+        self._task = weakref.ref(task)
+        return False
 
     @property
     def key(self) -> tuple[object, ...]:
