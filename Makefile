@@ -5,6 +5,7 @@ SECONDS = 20
 VENV = .venv
 BIN = $(VENV)/bin
 BENCH = .venv-bench
+NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: help demo map test lint quick soak bench bench-quick bench-against bench-growth instructions \
@@ -35,8 +36,9 @@ quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k 
 soak: $(VENV)/dev  ## Let random tasks loose on a bus, and see that nothing is left: make soak [SECONDS=20]
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
-bench: $(BENCH)/made  ## Measure the bus next to its peers, and write what the docs show (minutes)
+bench: $(BENCH)/made $(NEWEST)/made  ## Measure the bus next to its peers, and write what the docs show (minutes)
 	$(BENCH)/bin/python -m benchmarks.run
+	$(NEWEST)/bin/python -m benchmarks.run --quick --table docs/benchmarks/newest.md
 
 bench-quick: $(BENCH)/made  ## Only the ratios that the bus wants to reach, in a minute
 	$(BENCH)/bin/python -m benchmarks.run --quick
@@ -73,7 +75,7 @@ format: $(VENV)/dev  ## Let ruff format, and repair what it can
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove all that these commands made
-	rm -rf $(VENV) $(BENCH) build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(NEWEST) build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -r {} +
 
 # Each of these files marks a step that is done; pyproject.toml says what goes into it.
@@ -94,8 +96,12 @@ $(VENV)/dev: $(VENV)/demo
 	touch $@
 
 # On its own: the peers pull in much, and must not decide which versions the tests run with.
-$(BENCH)/made: pyproject.toml
-	$(PYTHON) -m venv --clear $(BENCH)
-	$(BENCH)/bin/python -m pip -qq --disable-pip-version-check install --upgrade pip
-	$(BENCH)/bin/python -m pip -qq --disable-pip-version-check install --editable . --group bench
+# Once with the usual Python, and once with the newest one here, which may be the same.
+$(BENCH)/made: python = $(PYTHON)
+$(NEWEST)/made: python = "$$($(PYTHON) -c 'import sys; sys.path.append("tools"); import test_wheel; \
+	print(max(test_wheel.find_pythons().items())[1])')"
+$(BENCH)/made $(NEWEST)/made: pyproject.toml
+	$(python) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --upgrade pip
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --editable . --group bench
 	touch $@

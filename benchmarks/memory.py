@@ -38,20 +38,19 @@ async def idle() -> float:
 
 
 async def many() -> float:
-    """Seconds to open each of very many subscriptions; and those that we look at work."""
+    """Seconds to close a bus with very many subscriptions; and those that we look at work."""
     async with open_event_bus(max_subscriptions=MANY + 1) as bus:
-        started = process_time()
         subscriptions = await subscribe(bus, MANY)
-        took = process_time() - started
         for number, subscription in [*enumerate(subscriptions)][::10]:
             await bus.send(f"orders.shop{number}", "order.created", "/orders/123", number)
             event = await subscription.channel().receive()
             assert event.data == number
         assert bus.statistics().open_subscriptions == MANY
-        for subscription in subscriptions:
-            subscription.close()
+        started = process_time()
+        bus.close()
+        took = process_time() - started
         assert bus.statistics().open_subscriptions == 0
-    return took / MANY
+    return took
 
 
 if __name__ == "__main__":

@@ -178,6 +178,18 @@ async def ask(count: int) -> None:
             await bus.request("orders.eu", "order.place", "/orders/123")
 
 
+async def ask_a_responder(count: int) -> None:
+    """Requests that a responder answers."""
+
+    async def responder(request: Event) -> object:
+        return request.data
+
+    async with open_event_bus() as bus:
+        await bus.serve(responder, "orders.*", "order.place")
+        for _ in range(count):
+            await bus.request("orders.eu", "order.place", "/orders/123", PAYLOAD)
+
+
 @attrs.frozen
 class Program:
     """What is run, and how often for a difference that is worth something."""
@@ -215,6 +227,7 @@ PROGRAMS: Final[dict[str, Program]] = {
     "1→1, watched by an instrument that counts": Program(watched, "event", 1_000, 3_000),
     "1→1, watched by the map": Program(partial(watched, by_the_map=True), "event", 1_000, 3_000),
     "a request and its reply": Program(ask, "request", 200, 600),
+    "a request and its reply, by serve": Program(ask_a_responder, "request", 200, 600),
     "subscribe and close": Program(subscribe_and_close, "subscription", 200, 600),
 }
 

@@ -100,14 +100,14 @@ def measured(row: Row) -> str:
 
 def target(row: Row) -> str:
     """The bound of a target."""
-    if not row.target:
+    if row.target is None:
         return ""
     return f"{'at most' if row.at_most else 'at least'} {row.target:g}{row.unit}"
 
 
 def met(row: Row) -> str:
     """Whether."""
-    return "met" if row.met else "not met"
+    return {True: "met", False: "not met", None: ""}[row.met]
 
 
 def in_order(outcome: Outcome) -> Iterable[tuple[str, Spread]]:
@@ -123,7 +123,7 @@ def print_targets(console: Console, rows: Sequence[Row]) -> None:
     """The targets and whether they are met."""
     table = Table("scenario", "against", "median (half of the rounds)", "target", "")
     for row in rows:
-        style = "" if row.met else "bold"
+        style = "bold" if row.met is False else ""
         table.add_row(row.what, row.against, measured(row), target(row), met(row), style=style)
     console.print(table)
 
@@ -199,8 +199,8 @@ def as_json(
     }
 
 
-def as_markdown(now: Circumstances, outcomes: dict[str, Outcome], rows: Sequence[Row]) -> str:
-    """What docs/reference/benchmarks.md includes."""
+def targets_as_markdown(now: Circumstances, rows: Sequence[Row]) -> str:
+    """The targets and whether they are met, as docs/reference/benchmarks.md includes them."""
     lines = [
         "<!-- `make bench` wrote this. -->",
         "",
@@ -213,6 +213,12 @@ def as_markdown(now: Circumstances, outcomes: dict[str, Outcome], rows: Sequence
         f"| {row.what} | {row.against} | {measured(row)} | {target(row)} | {met(row)} |"
         for row in rows
     ]
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(now: Circumstances, outcomes: dict[str, Outcome], rows: Sequence[Row]) -> str:
+    """What docs/reference/benchmarks.md includes."""
+    lines = targets_as_markdown(now, rows).splitlines()
     for title, names in (
         ("million deliveries a second, everybody with a queue", [*scenarios.LOADS]),
         (

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only scenarios with this in their name")
     parser.add_argument("--rounds", type=int, help="how many times everything is measured")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where to write")
+    parser.add_argument("--table", type=Path, help="where to write the targets, and nothing else")
     options = parser.parse_args()
     # The bus warns of full buffers, and here many are; the warnings are made, but not shown.
     logging.getLogger("trio_events").addHandler(logging.NullHandler())
@@ -51,7 +52,9 @@ def main() -> None:
     console.print(now.machine())
     if not options.quick:
         console.print(now.packages())
-    if not options.quick and not options.only:
+    if options.table:
+        options.table.write_text(report.targets_as_markdown(now, rows), encoding="utf-8")
+    elif not options.quick and not options.only:
         try:
             report.write(options.directory, now, outcomes, rows)
         except Exception:  # noqa: BLE001  # figures that cannot be drawn were printed all the same

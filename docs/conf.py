@@ -32,7 +32,7 @@ nitpick_ignore = [
     ("py:class", "opentelemetry.trace.TracerProvider"),
 ]
 nitpick_ignore_regex = [
-    ("py:class", r"trio_events\._[\w.]+\.\w+T(_co)?")
+    ("py:class", r"(trio_events\._[\w.]+\.)?\w+T(_co)?")
 ]  # type variables
 exclude_patterns = ["_build"]
 html_theme = "furo"

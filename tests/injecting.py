@@ -51,6 +51,10 @@ class AtLine:
     files: tuple[str, ...] = (PACKAGE,)
     """Beginnings of the names of the files whose lines count."""
 
+    skipped: tuple[str, ...] = ("unrolled_run",)
+    """Functions whose lines don't count: trio's loop isn't ready for a destructor that reschedules
+    a task."""
+
     most: int = 50_000
     """How many lines may run in all."""
 
@@ -76,8 +80,7 @@ class AtLine:
         sys.settrace(self._before)
 
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        # Trio's loop itself isn't ready for a destructor that reschedules a task.
-        if frame.f_code.co_name == "unrolled_run" or frame.f_code in LOCKED:
+        if frame.f_code.co_name in self.skipped or frame.f_code in LOCKED:
             return None
         return self._held[1] if frame.f_code.co_filename.startswith(self.files) else None
 

@@ -36,18 +36,20 @@ def assert_books(
     held: int = 0,
     dropped: int = 0,
     discarded: int = 0,
+    superseded: int = 0,
     tasks_waiting_send: int = 0,
     handling: int = 0,
     failures: int = 0,
 ) -> None:
     """The books are exactly these; what matched follows from the law."""
     assert attrs.asdict(subscription.statistics()) == {
-        "matched": delivered + queued + dropped + discarded,
+        "matched": delivered + queued + dropped + discarded + superseded,
         "delivered": delivered,
         "queued": queued,
         "held": held,
         "dropped": dropped,
         "discarded": discarded,
+        "superseded": superseded,
         "tasks_waiting_send": tasks_waiting_send,
         "handling": handling,
         "failures": failures,
@@ -57,7 +59,8 @@ def assert_books(
 def assert_balanced(subscription: Subscription) -> None:
     """The books obey the law, whatever is in them."""
     books = subscription.statistics()
-    assert books.matched == books.delivered + books.queued + books.dropped + books.discarded
+    gone = books.dropped + books.discarded + books.superseded
+    assert books.matched == books.delivered + books.queued + gone
     assert 0 <= books.held <= books.queued
     assert min(attrs.astuple(books)) >= 0
 
@@ -109,7 +112,8 @@ async def tidy(bus: EventBus) -> AsyncIterator[None]:
             attrs.evolve(statistics, accepted=0, unmatched=0, routes_remembered=0),
             tasks_living(),
             len(router.table),
-            {target for route in routes for target in route.items} <= set(router.subscriptions),
+            {target for route in routes for target in route.items}
+            <= {*router.subscriptions, *router.histories},
         ]
 
     await wait_all_tasks_blocked()

@@ -29,6 +29,7 @@ import trio
 from trio_events import (
     Event,
     EventBus,
+    History,
     Overflow,
     Subscription,
     SubscriptionOverflowError,
@@ -39,6 +40,7 @@ SENDERS: Final = 8
 SUBSCRIBERS: Final = 30  # at a time
 SYSTEMS: Final = ("a", "b", "a.x", "a.y.z", "c.x")
 PATTERNS: Final = ("a", "b", "*", "**", "a.*", "a.**", "(a|b|c)", "*.x", "nobody.sends.this")
+PATHS: Final = ("/1", "/2", "/3")
 KINDS: Final = (None, None, "k", "*", "fresh.*", "**.3")
 
 SAMPLES: Final = 60
@@ -94,7 +96,7 @@ class Account:
     def check(self) -> None:
         """Check the books after the end."""
         books = self.subscription.statistics()
-        gone = books.delivered + books.dropped + books.discarded
+        gone = books.delivered + books.dropped + books.discarded + books.superseded
         expect(books.matched == gone, f"does not balance: {books}")
         expect(books.delivered == self.received, f"{self.received} were received: {books}")
         expect(books.queued == books.held == 0, f"all was read: {books}")
@@ -116,6 +118,7 @@ class Soak:
     bus: EventBus
     random: random.Random
     counts: Counter[str] = attrs.Factory(Counter)
+    history: History = attrs.field(init=False)
     closed: list[Account] = attrs.Factory(list)
     """Those whose books are still to be checked."""
 
@@ -128,6 +131,7 @@ class Soak:
     seen: Counter[int] = attrs.Factory(Counter)
 
     async def run(self, seconds: float) -> None:
+        self.history = await self.bus.open_history("**", per_path=2, max_events=100)
         async with trio.open_nursery() as nursery:
             witness: Account = await nursery.start(self.see_everything)
             with trio.move_on_after(seconds):
@@ -173,13 +177,13 @@ class Soak:
 
     async def send(self, system: str, kind: str, tag: tuple[int, int]) -> bool:
         with trio.move_on_after(self.random.choice([0, 0.001, 0.01, math.inf])):
-            await self.bus.send(system, kind, "/", tag)
+            await self.bus.send(system, kind, self.random.choice(PATHS), tag)
             return True
         return False
 
     async def send_nowait(self, system: str, kind: str, tag: tuple[int, int]) -> bool:
         try:
-            self.bus.send_nowait(system, kind, "/", tag)
+            self.bus.send_nowait(system, kind, self.random.choice(PATHS), tag)
         except trio.WouldBlock:
             await trio.lowlevel.checkpoint()
             return False
@@ -194,6 +198,7 @@ class Soak:
                 self.random.choice(KINDS),
                 max_buffer_size=self.random.choice([1, 2, 10, 100]),
                 overflow=self.random.choice(list(Overflow)),
+                history=self.random.choice([None, self.history]),
             )
             self.counts["subscriptions"] += 1
             self.alive.add(subscription)
@@ -269,6 +274,12 @@ class Soak:
             else:
                 still_to_end.append(account)
         self.closed = still_to_end
+        books = self.history.statistics()
+        gone = books.replaced + books.evicted + books.forgotten
+        kept = [tag_of(event) for event in self.history.events()]
+        expect(books.matched == books.kept + gone, f"does not balance: {books}")
+        expect(len(kept) == len(set(kept)) == books.kept <= books.max_events, f"not kept: {books}")
+        self.counts["forgotten"] += self.history.forget(self.random.choice(PATHS))
 
     def slope(self) -> float:
         """By how many KiB memory grew per 1000 subscriptions in the second half of the time."""

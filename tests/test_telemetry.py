@@ -26,7 +26,7 @@ from trio_events import (
     Log,
     Overflow,
     PolicyDeniedError,
-    Restart,
+    Retry,
     RulePolicy,
     open_event_bus,
 )
@@ -195,7 +195,7 @@ async def test_each_attempt_is_a_span(seen: Seen, autojump_clock: MockClock) -> 
             raise ValueError
 
     async with open_event_bus(instruments=[seen.telemetry]) as bus:
-        await bus.on(handler, "a", on_error=Restart())
+        await bus.on(handler, "a", on_error=Retry())
         await bus.send("a", "k", "/1")
         await trio.sleep(5)
     statuses = [span.status.status_code for span in seen.named("process a/k")]

@@ -5,15 +5,32 @@ from ._advisories import (
     BusEnding,
     DeadlockRefused,
     EventUnmatched,
+    HandlerSlow,
     HandlingFailed,
     LossOver,
     LossStarted,
+    RequestsWaiting,
     SendersWaiting,
     SendRefused,
     SubscriptionClosed,
     SubscriptionOpened,
 )
-from ._ambient import expect, include, is_wanted, on, request, send, subscribe, use, wait_for
+from ._ambient import (
+    expect,
+    include,
+    is_wanted,
+    on,
+    open_history,
+    reply,
+    request,
+    send,
+    serve,
+    start,
+    start_soon,
+    subscribe,
+    use,
+    wait_for,
+)
 from ._bus import EventBus, EventBusStatistics
 from ._core.buffer import Overflow
 from ._errors import (
@@ -26,16 +43,18 @@ from ._errors import (
     NoBusError,
     NoSubscribersError,
     PolicyDeniedError,
+    RequestFailedError,
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
 from ._event import Event
 from ._handlers.registration import HandlerSet
-from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Restart
+from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
+from ._history import History, HistoryStatistics
 from ._instruments import Instrument
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
-from ._requests import EventWaiter
+from ._requests import EventWaiter, Reject
 from ._subscription import (
     EventBatches,
     EventChannel,
@@ -71,7 +90,10 @@ __all__ = [
     "EventWaiter",
     "ExactPath",
     "HandlerSet",
+    "HandlerSlow",
     "HandlingFailed",
+    "History",
+    "HistoryStatistics",
     "Instrument",
     "InvalidEventError",
     "InvalidPatternError",
@@ -85,7 +107,10 @@ __all__ = [
     "Policy",
     "PolicyDeniedError",
     "Propagate",
-    "Restart",
+    "Reject",
+    "RequestFailedError",
+    "RequestsWaiting",
+    "Retry",
     "RulePolicy",
     "SendRefused",
     "SendersWaiting",
@@ -101,8 +126,13 @@ __all__ = [
     "is_wanted",
     "on",
     "open_event_bus",
+    "open_history",
+    "reply",
     "request",
     "send",
+    "serve",
+    "start",
+    "start_soon",
     "subscribe",
     "use",
     "wait_for",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias, final
+from collections.abc import Collection, Hashable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
 import attrs
 
-from ._core.actor import SubscriptionActor
 from ._core.router import Router
 from ._event import Event
 from ._instruments import Instrument
-from ._names.interest import BUS
+from ._names.interest import BUS, Interest
 
 if TYPE_CHECKING:
     from ._handlers.supervision import DeadLetter
@@ -59,6 +58,7 @@ class SubscriptionClosed:
     queued: int
     dropped: int
     discarded: int
+    superseded: int
 
 
 @final
@@ -116,14 +116,47 @@ class HandlingFailed:
 
 @final
 @attrs.frozen
+class HandlerSlow:
+    """A call of a handler has been running for long: the data of `handler.slow`."""
+
+    number: int
+    origin: str
+    handler: str
+    system: str
+    kind: str
+    path: str
+    seconds: float
+    """How long it has been running."""
+
+
+@final
+@attrs.frozen
+class RequestsWaiting:
+    """Requests of one system and kind wait for replies: the data of `request.stalled`."""
+
+    system: str
+    kind: str
+    path: str
+    """That of the request that has waited longest."""
+
+    waiting: int
+    seconds: float
+    """How long that one has waited."""
+
+    whereabouts: str
+    """Which subscriptions got it, and what they are doing."""
+
+
+@final
+@attrs.frozen
 class DeadlockRefused:
-    """A send got `DeadlockError`: the data of `deadlock.refused`."""
+    """A send or a request got `DeadlockError`: the data of `deadlock.refused`."""
 
     system: str
     """The system of the event."""
 
     subscription: str
-    """The subscription that it waited for."""
+    """The subscription that it waited for, or those that had the request."""
 
 
 @final
@@ -174,6 +207,16 @@ class BusEnding:
     """Events that have been accepted, and not read."""
 
 
+class Reader(Hashable, Protocol):
+    """The actor of a subscription or of a history."""
+
+    closed: bool
+
+    @property
+    def interests(self) -> Collection[Interest]:
+        """What it matches."""
+
+
 Counts: TypeAlias = dict[tuple[str, ...], int]
 
 
@@ -191,7 +234,7 @@ class Advisories(Instrument):
     lost: int = attrs.field(default=0, init=False)
     """Events that found no room in the inbox."""
 
-    _readers: dict[SubscriptionActor, None] = attrs.field(factory=dict, init=False)
+    _readers: dict[Reader, None] = attrs.field(factory=dict, init=False)
     _denied: Counts = attrs.field(factory=dict, init=False)
     _unmatched: Counts = attrs.field(factory=dict, init=False)
 
@@ -200,18 +243,17 @@ class Advisories(Instrument):
         """Those of a bus. They are there when they are wanted."""
         advisories = Advisories(router)
         router.core.instruments.on_interests = advisories.heed
-        router.core.senders.on_deadlock = advisories.deadlock_refused
         return advisories
 
-    def heed(self, actor: SubscriptionActor) -> None:
-        """A subscription matches something else now, or nothing any more."""
-        reads = not actor.closed and _reads_these(actor)
-        if reads == (actor in self._readers):
+    def heed(self, reader: Reader) -> None:
+        """A subscription or a history matches something else now, or nothing any more."""
+        reads = not reader.closed and _reads_these(reader)
+        if reads == (reader in self._readers):
             return
         if reads:
-            self._readers[actor] = None
+            self._readers[reader] = None
         else:
-            del self._readers[actor]
+            del self._readers[reader]
         instruments = self._router.core.instruments
         instruments.in_step = self if self._readers else None
         instruments.rewire()
@@ -234,6 +276,7 @@ class Advisories(Instrument):
             queued=books.queued,
             dropped=books.dropped,
             discarded=books.discarded,
+            superseded=books.superseded,
         )
 
     def _tell_about(
@@ -280,6 +323,21 @@ class Advisories(Instrument):
         """A handler has raised."""
         self._tell_failed("handler.failed", subscription, event, error, treatment)
 
+    def handler_slow(self, subscription: Subscription, event: Event, seconds: float) -> None:
+        """A call of a handler has been running for long."""
+        actor = subscription._actor
+        assert actor.worker is not None
+        data = HandlerSlow(
+            actor.number,
+            actor.origin,
+            actor.worker.name,
+            event.system,
+            event.kind,
+            event.path,
+            seconds,
+        )
+        self._post_about(subscription, "handler.slow", data)
+
     def event_failed(self, letter: DeadLetter) -> None:
         """See `Instrument`."""
         worker = letter.subscription._actor.worker
@@ -317,12 +375,8 @@ class Advisories(Instrument):
 
     # About the bus
 
-    def events_routed(
-        self, events: Sequence[Event], subscriptions: tuple[Subscription, ...]
-    ) -> None:
+    def events_unmatched(self, events: Sequence[Event]) -> None:
         """See `Instrument`."""
-        if subscriptions:
-            return
         last = events[-1]
         times = _count(self._unmatched, (last.system, last.kind), len(events))
         if times is not None:
@@ -330,9 +384,15 @@ class Advisories(Instrument):
             self._post("event.unmatched", "/", data)
 
     def deadlock_refused(self, event: Event, subscription: str) -> None:
-        """A sender that would wait forever is refused."""
-        if self._readers:
-            self._post("deadlock.refused", "/", DeadlockRefused(event.system, subscription))
+        """A send or a request that would wait forever is refused."""
+        self._post("deadlock.refused", "/", DeadlockRefused(event.system, subscription))
+
+    def requests_stalled(
+        self, event: Event, waiting: int, seconds: float, whereabouts: str
+    ) -> None:
+        """Requests of one system and kind have been waiting for replies."""
+        data = RequestsWaiting(event.system, event.kind, event.path, waiting, seconds, whereabouts)
+        self._post("request.stalled", "/", data)
 
     def access_denied(self, actor: str, action: Action, system: str) -> None:
         """See `Instrument`."""
@@ -368,8 +428,8 @@ class Advisories(Instrument):
             inbox.post(Event(BUS, kind, path, data))
 
 
-def _reads_these(actor: SubscriptionActor) -> bool:
-    return any(interest.includes_bus for interest in actor.interests)
+def _reads_these(reader: Reader) -> bool:
+    return any(interest.includes_bus for interest in reader.interests)
 
 
 def _count(counts: Counts, key: tuple[str, ...], more: int = 1) -> int | None:

@@ -6,10 +6,10 @@ from the task that started them.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, final, overload
+from typing import Any, Unpack, final, overload
 
 import trio
 
@@ -18,7 +18,9 @@ from ._core.buffer import Overflow
 from ._errors import NoBusError
 from ._event import Event
 from ._handlers.registration import Handler, HandlerSet
-from ._handlers.supervision import OnError, Propagate
+from ._handlers.staff import ArgsT
+from ._handlers.supervision import Log, OnError, Propagate
+from ._history import History
 from ._names.pattern import ExactPath
 from ._requests import REPLY_KIND, EventWaiter
 from ._subscription import Subscription
@@ -41,6 +43,7 @@ async def subscribe(
     path: str | ExactPath | None = None,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription: ...
 
 
@@ -53,6 +56,7 @@ async def subscribe(
     data: type[DataT],
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription[DataT]: ...
 
 
@@ -64,6 +68,7 @@ async def subscribe(
     data: type[DataT] | None = None,
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
 ) -> Subscription[DataT] | Subscription:
     """`EventBus.subscribe` on the bus around the caller.
 
@@ -77,7 +82,41 @@ async def subscribe(
         data=data,  # type: ignore[arg-type]  # None is as good as nothing
         max_buffer_size=max_buffer_size,
         overflow=overflow,
+        history=history,
     )
+
+
+@overload
+def on(
+    handler: Handler,
+    system: str | None = None,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    concurrency: int = 1,
+    ordered: bool = False,
+    on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
+    max_buffer_size: int = 256,
+    overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
+) -> Coroutine[Any, Any, Subscription]: ...
+
+
+@overload
+def on(
+    handler: Callable[[Event[DataT]], Awaitable[object]],
+    system: str | None = None,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    data: type[DataT],
+    concurrency: int = 1,
+    ordered: bool = False,
+    on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
+    max_buffer_size: int = 256,
+    overflow: Overflow = Overflow.BLOCK,
+    history: History | None = None,
+) -> Coroutine[Any, Any, Subscription[DataT]]: ...
 
 
 def on(
@@ -86,11 +125,14 @@ def on(
     kind: str | None = None,
     *,
     path: str | ExactPath | None = None,
+    data: type[Any] | None = None,
     concurrency: int = 1,
+    ordered: bool = False,
     on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
-) -> Coroutine[Any, Any, Subscription]:
+    history: History | None = None,
+) -> Coroutine[Any, Any, Subscription[Any]]:
     """`EventBus.on` on the bus around the caller.
 
     Raises:
@@ -102,10 +144,83 @@ def on(
         kind,
         path=path,
         concurrency=concurrency,
+        ordered=ordered,
+        on_error=on_error,
+        max_buffer_size=max_buffer_size,
+        overflow=overflow,
+        history=history,
+    )
+
+
+@overload
+def serve(
+    responder: Handler,
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    concurrency: int = 1,
+    ordered: bool = False,
+    on_error: OnError = Log(),  # noqa: B008  # a frozen value
+    max_buffer_size: int = 256,
+    overflow: Overflow = Overflow.BLOCK,
+) -> Coroutine[Any, Any, Subscription]: ...
+
+
+@overload
+def serve(
+    responder: Callable[[Event[DataT]], Awaitable[object]],
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    data: type[DataT],
+    concurrency: int = 1,
+    ordered: bool = False,
+    on_error: OnError = Log(),  # noqa: B008  # a frozen value
+    max_buffer_size: int = 256,
+    overflow: Overflow = Overflow.BLOCK,
+) -> Coroutine[Any, Any, Subscription[DataT]]: ...
+
+
+def serve(
+    responder: Handler,
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    data: type[Any] | None = None,
+    concurrency: int = 1,
+    ordered: bool = False,
+    on_error: OnError = Log(),  # noqa: B008  # a frozen value
+    max_buffer_size: int = 256,
+    overflow: Overflow = Overflow.BLOCK,
+) -> Coroutine[Any, Any, Subscription[Any]]:
+    """`EventBus.serve` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    return _bus().serve(
+        responder,
+        system,
+        kind,
+        path=path,
+        concurrency=concurrency,
+        ordered=ordered,
         on_error=on_error,
         max_buffer_size=max_buffer_size,
         overflow=overflow,
     )
+
+
+async def reply(request: Event[Any], data: object = None, *, accepted: bool = True) -> None:
+    """`EventBus.reply` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    await _bus().reply(request, data, accepted=accepted)
 
 
 async def include(handlers: HandlerSet) -> tuple[Subscription, ...]:
@@ -117,26 +232,60 @@ async def include(handlers: HandlerSet) -> tuple[Subscription, ...]:
     return await _bus().include(handlers)
 
 
+def start_soon(
+    async_fn: Callable[[Unpack[ArgsT]], Awaitable[object]],
+    *args: *ArgsT,
+    name: object = None,
+) -> None:
+    """`EventBus.start_soon` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    _bus().start_soon(async_fn, *args, name=name)
+
+
+async def start(
+    async_fn: Callable[..., Awaitable[object]], *args: object, name: object = None
+) -> Any:
+    """`EventBus.start` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    return await _bus().start(async_fn, *args, name=name)
+
+
 def expect(
-    system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    max_buffer_size: int = 256,
+    history: History | None = None,
 ) -> AbstractAsyncContextManager[EventWaiter]:
     """`EventBus.expect` on the bus around the caller.
 
     Raises:
       NoBusError: If there is none.
     """
-    return _bus().expect(system, kind, path=path)
+    return _bus().expect(system, kind, path=path, max_buffer_size=max_buffer_size, history=history)
 
 
 async def wait_for(
-    system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    where: Callable[[Event[Any]], object] | None = None,
+    history: History | None = None,
 ) -> Event:
     """`EventBus.wait_for` on the bus around the caller.
 
     Raises:
       NoBusError: If there is none.
     """
-    return await _bus().wait_for(system, kind, path=path)
+    return await _bus().wait_for(system, kind, path=path, where=where, history=history)
 
 
 async def request(
@@ -148,6 +297,24 @@ async def request(
       NoBusError: If there is none.
     """
     return await _bus().request(system, kind, path, data, reply_kind=reply_kind)
+
+
+async def open_history(
+    system: str,
+    kind: str | None = None,
+    *,
+    path: str | ExactPath | None = None,
+    per_path: int | None = 1,
+    max_events: int = 1024,
+) -> History:
+    """`EventBus.open_history` on the bus around the caller.
+
+    Raises:
+      NoBusError: If there is none.
+    """
+    return await _bus().open_history(
+        system, kind, path=path, per_path=per_path, max_events=max_events
+    )
 
 
 def is_wanted(system: str, kind: str, path: str) -> bool:

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar, cast, final, overload
+from typing import Any, ClassVar, Final, TypeVar, Unpack, final, overload
 
 import attrs
 import trio
 
 from ._advisories import Advisories
 from ._core.actor import Core
-from ._core.buffer import Overflow
+from ._core.buffer import Overflow, check_count
 from ._core.notices import SendsRefused
 from ._core.router import Router
 from ._errors import SubscriptionLimitError
-from ._event import Event, EventDraft
+from ._event import Event, EventDraft, quick_event
 from ._handlers.calling import DeadLetterHook, HandlerActor
-from ._handlers.registration import Handler, HandlerSet, Registration, place_of
-from ._handlers.staff import Staff
-from ._handlers.supervision import OnError, Propagate
+from ._handlers.quiet import OwnedTask
+from ._handlers.registration import (
+    Handler,
+    HandlerSet,
+    Registration,
+    check_call,
+    is_async,
+    name_of,
+    place_of,
+)
+from ._handlers.staff import ArgsT, Staff
+from ._handlers.supervision import Log, OnError, Propagate
+from ._history import History, HistoryActor, check_history, source_of
 from ._instruments import Instrument, check_instrument
 from ._names.interest import Interest
 from ._names.pattern import ExactPath, plain_name, plain_path
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
 from ._origin import caller
-from ._requests import REPLY_KIND, EventWaiter, Expecting, request
+from ._requests import (
+    REPLY_KIND,
+    EventWaiter,
+    Expecting,
+    Outcome,
+    first_event,
+    reply,
+    request,
+    unanswered,
+)
 from ._subscription import Subscription, make_subscription
 from ._terms import Terms
 
@@ -51,7 +70,7 @@ class EventBusStatistics:
     """Events that were accepted since the bus was opened."""
 
     unmatched: int
-    """Events among them that no subscription matched."""
+    """Events among them that no subscription and no history matched."""
 
     refused: int
     """Events that `send_soon` took and the bus could not accept."""
@@ -64,6 +83,9 @@ class EventBusStatistics:
 
     open_subscriptions: int
     """Subscriptions that are open."""
+
+    open_histories: int
+    """Histories that are open."""
 
     open_waiters: int
     """Blocks of `expect`, and calls of `wait_for` and `request`, that are open."""
@@ -99,6 +121,7 @@ class EventBus(metaclass=NoPublicConstructor):
     _permits: Permits
     _token: trio.lowlevel.TrioToken
     _max_subscriptions: int
+    _slow_handler_after: float
     _on_dead_letter: DeadLetterHook | None
     _advisories: Advisories
     _refused: _Refused = attrs.field(factory=_Refused, init=False)
@@ -136,16 +159,16 @@ class EventBus(metaclass=NoPublicConstructor):
         event = self._post(system, kind, path, data)
         if event is not None:
             if self._core.instruments.watched_sends:
-                with self._core.instruments.around("before_send", "after_send", event):
-                    await self._offer(event)
+                await self._send_watched(event)
             elif (sender := self._router.offer(event, wait=True)) is not None:
                 await sender.wait()
                 self._core.pace.restart()
 
-    async def _offer(self, event: Event) -> None:  # noqa: ASYNC910  # `send` has had a checkpoint
-        if (sender := self._router.offer(event, wait=True)) is not None:
-            await sender.wait()
-            self._core.pace.restart()
+    async def _send_watched(self, event: Event) -> None:  # noqa: ASYNC910  # as `send`
+        with self._core.instruments.around("before_send", "after_send", event):
+            if (sender := self._router.offer(event, wait=True)) is not None:
+                await sender.wait()
+                self._core.pace.restart()
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -173,7 +196,7 @@ class EventBus(metaclass=NoPublicConstructor):
         return here is self._token
 
     def is_wanted(self, system: str, kind: str, path: str) -> bool:
-        """Whether a subscription would get such an event if it were sent now. Not a checkpoint.
+        """Whether such an event would be received or kept now. Not a checkpoint.
 
         Use it to save the work of making `data` that nothing needs.
 
@@ -190,7 +213,9 @@ class EventBus(metaclass=NoPublicConstructor):
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
         self._core.door.check_here()
-        return self._router.is_wanted(system, kind, path)
+        return self._core.requests.expects(system, kind, path) or self._router.is_wanted(
+            system, kind, path
+        )
 
     def send_soon(self, system: str, kind: str, path: str, data: object = None) -> None:
         """Send an event from anywhere: another thread, a callback, a signal handler.
@@ -214,17 +239,21 @@ class EventBus(metaclass=NoPublicConstructor):
         self._core.door.check_unlocked()
         if not self._core.door.is_open:
             raise self._core.door.closed_error()
-        send = partial(self._send_or_refuse, system, kind, path, data)
         if self._core.instruments.watched_sends:  # called in the context variables of the sender
-            send = partial(copy_context().run, send)
-        self._token.run_sync_soon(send)
+            run = copy_context().run
+            self._token.run_sync_soon(run, self._send_or_refuse, system, kind, path, data)
+        else:
+            self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
 
     @trio.lowlevel.enable_ki_protection
     def _send_or_refuse(self, system: str, kind: str, path: str, data: object) -> None:
         try:
             event = self._post(system, kind, path, data)
             if event is not None:
-                with self._core.instruments.around("before_send", "after_send", event):
+                if self._core.instruments.watched_sends:
+                    with self._core.instruments.around("before_send", "after_send", event):
+                        self._router.offer_now(event)
+                else:
                     self._router.offer_now(event)
         except Exception as error:  # noqa: BLE001  # an error that leaves a callback ends the run
             refused = self._refused.count = self._refused.count + 1
@@ -241,6 +270,7 @@ class EventBus(metaclass=NoPublicConstructor):
         path: str | ExactPath | None = None,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Subscription: ...
 
     @overload
@@ -253,6 +283,7 @@ class EventBus(metaclass=NoPublicConstructor):
         data: type[DataT],
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Subscription[DataT]: ...
 
     @trio.lowlevel.enable_ki_protection
@@ -265,6 +296,7 @@ class EventBus(metaclass=NoPublicConstructor):
         data: type[DataT] | None = None,
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
     ) -> Subscription[DataT]:
         """Subscribe to the events whose system and kind match two patterns.
 
@@ -281,22 +313,29 @@ class EventBus(metaclass=NoPublicConstructor):
           data: The type of the events' data, for type checkers only. Nothing is checked.
           max_buffer_size: How many events may wait to be read before the buffer is full.
           overflow: What happens to an event when the buffer is full.
+          history: A history of this bus whose patterns cover these. Then what it has kept and
+            matches is in the buffer already, in the order in which it was sent, and nothing is
+            missing or doubled between that and what comes. What doesn't fit is treated as
+            `overflow` says; with `Overflow.BLOCK` it is held, and `subscribe` doesn't wait.
 
         Raises:
           TypeError: If an argument is not of its type.
-          ValueError: If `max_buffer_size` is less than 1, or `overflow` is `Overflow.BLOCK` and the
-            pattern matches the bus's own events.
+          ValueError: If `max_buffer_size` is less than 1, `overflow` is `Overflow.BLOCK` and the
+            pattern matches the bus's own events, or `history` doesn't cover the patterns or belongs
+            to another bus.
+          trio.ClosedResourceError: If `history` was closed.
           InvalidPatternError: If a text is not a pattern.
           NoBusError: If the caller is not in the trio run of the bus.
           PolicyDeniedError: If the policy does not allow to subscribe to this system.
           BusClosedError: If the bus was closed, before or meanwhile.
           SubscriptionLimitError: If `max_subscriptions` are open.
         """
-        terms = Terms.of(system, kind, path, max_buffer_size, overflow)
+        terms = Terms.of(system, kind, path, max_buffer_size, overflow, history)
         origin = caller()
         await self._arrive()
         return self._subscribe(terms, origin)
 
+    @overload
     def on(
         self,
         handler: Handler,
@@ -305,10 +344,45 @@ class EventBus(metaclass=NoPublicConstructor):
         *,
         path: str | ExactPath | None = None,
         concurrency: int = 1,
+        ordered: bool = False,
         on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
-    ) -> Coroutine[Any, Any, Subscription]:
+        history: History | None = None,
+    ) -> Coroutine[Any, Any, Subscription]: ...
+
+    @overload
+    def on(
+        self,
+        handler: Callable[[Event[DataT]], Awaitable[object]],
+        system: str | None = None,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[DataT],
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
+    ) -> Coroutine[Any, Any, Subscription[DataT]]: ...
+
+    def on(
+        self,
+        handler: Callable[[Event[Any]], Awaitable[object]],
+        system: str | None = None,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[Any] | None = None,
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+        history: History | None = None,
+    ) -> Coroutine[Any, Any, Subscription[Any]]:
         """Subscribe, and have an async function called with each event.
 
         By default it is called with one event after the other, in order. It runs in the context
@@ -324,11 +398,17 @@ class EventBus(metaclass=NoPublicConstructor):
           system: As in `subscribe`; it is required.
           kind: As in `subscribe`.
           path: As in `subscribe`.
+          data: The type of the events' data, for type checkers only. Nothing is checked.
           concurrency: How many calls there may be at once. They begin in the order of events.
+          ordered: Whether events of one system and path are handled one after the other, in order,
+            although there are several calls at once. An event whose turn hasn't come yet is set
+            aside, which holds up no other path. It counts as queued, and takes room in the buffer.
+            Without `concurrency` this has no effect: all events are handled in order.
           on_error: What is to be done when the handler raises an `Exception`; see `Propagate`,
-            `Log`, `CloseSubscription` and `Restart`.
+            `Log`, `CloseSubscription` and `Retry`.
           max_buffer_size: As in `subscribe`.
           overflow: As in `subscribe`.
+          history: As in `subscribe`.
 
         Raises:
           TypeError: If the handler is not an async function that can be called with one argument,
@@ -341,8 +421,121 @@ class EventBus(metaclass=NoPublicConstructor):
                 "`on` is no decorator: write `await bus.on(handler, system, ...)`, or declare the "
                 "handler with `@handlers.on(system, ...)` on a HandlerSet"
             )
+        terms = Terms.of(system, kind, path, max_buffer_size, overflow, history)
+        return self._on(Registration(handler, terms, concurrency, ordered, on_error), caller())
+
+    @overload
+    def serve(
+        self,
+        responder: Handler,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Log(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Coroutine[Any, Any, Subscription]: ...
+
+    @overload
+    def serve(
+        self,
+        responder: Callable[[Event[DataT]], Awaitable[object]],
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[DataT],
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Log(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Coroutine[Any, Any, Subscription[DataT]]: ...
+
+    def serve(
+        self,
+        responder: Callable[[Event[Any]], Awaitable[object]],
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[Any] | None = None,
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Log(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Coroutine[Any, Any, Subscription[Any]]:
+        """Answer requests: have an async function called with each, and reply with its result.
+
+        It is a handler as `on` registers it. What it returns is the data of the reply, an event of
+        the same system and path whose kind is that of the request with its last segment replaced
+        by `accepted`. If it raises `Reject(data)`, that segment is `rejected`. Any other
+        `Exception` that isn't retried makes the reply `failed`, with the type and the text of the
+        exception as its data, and is treated as `on_error` says: the requester gets
+        `RequestFailedError`.
+
+        A reply answers this very request and no other. It is sent by the actor of this bus, as
+        `send` would. There is none if the request already has one. For an event that was sent and
+        not requested, the responder is called, and what it returns is dropped; it isn't called for
+        replies.
+
+        A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
+
+        Args:
+          responder: The async function.
+          system: As in `subscribe`.
+          kind: As in `subscribe`.
+          path: As in `subscribe`.
+          data: As in `on`.
+          concurrency: As in `on`.
+          ordered: As in `on`.
+          on_error: As in `on`, but for the default.
+          max_buffer_size: As in `subscribe`.
+          overflow: As in `subscribe`.
+
+        Raises:
+          TypeError: As `on`.
+          ValueError: As `on`.
+          EventBusError: As `subscribe`.
+        """
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
-        return self._on(Registration(handler, terms, concurrency, on_error), caller())
+        registration = Registration(responder, terms, concurrency, ordered, on_error, replies=True)
+        return self._on(registration, caller())
+
+    @trio.lowlevel.enable_ki_protection
+    async def reply(
+        self, request: Event[Any], data: object = None, *, accepted: bool = True
+    ) -> None:
+        """Reply to a request, from anywhere and once.
+
+        The reply is an event as `serve` would send it, and answers this very request and no other.
+        If nothing waits for it any more, it is sent all the same.
+
+        A cancellation point always; a schedule point if it waits, and at least every
+        `checkpoint_every` calls. Waits as `send` does. Cancel-safe: if cancelled, nothing was sent,
+        and the request can still be replied to.
+
+        Args:
+          request: The request: the very event that a subscription received.
+          data: The data of the reply.
+          accepted: Whether the reply's kind ends in `accepted` or in `rejected`.
+
+        Raises:
+          TypeError: If `request` is not an `Event`.
+          InvalidEventError: If it is not a request of this bus, or already has a reply. Nothing was
+            sent.
+          EventBusError: As `send`. While the bus is closing, what its handlers have requested may
+            be replied to by everybody.
+        """
+        if not isinstance(request, Event):
+            raise TypeError(f"request must be an Event, not {request!r}")
+        outcome: Outcome = "accepted" if accepted else "rejected"
+        pending = unanswered(self._router, request)
+        await reply(self._router, self._permits, request, pending, outcome, data)
 
     @trio.lowlevel.enable_ki_protection
     async def _on(self, registration: Registration, origin: str) -> Subscription:
@@ -377,8 +570,121 @@ class EventBus(metaclass=NoPublicConstructor):
             raise
         return tuple(subscriptions)
 
+    @trio.lowlevel.enable_ki_protection
+    def start_soon(
+        self,
+        async_fn: Callable[[Unpack[ArgsT]], Awaitable[object]],
+        *args: *ArgsT,
+        name: object = None,
+    ) -> None:
+        """Start a consumer: a task in the nursery of the bus. Not a checkpoint.
+
+        When the bus is closed, consumers finish first: it waits until nothing is under way and each
+        of them waits to read from a subscription. Then the channels end, their loops end, and they
+        have the rest of `drain_timeout` to return. A consumer that waits for anything else is
+        working: if it doesn't come back to read, or return, in time, it is cancelled and logged.
+
+        The task has a copy of the context variables of the caller, with this very bus as the one
+        around it: what is started through `bus.for_actor("plugin")` acts as the plugin. An
+        exception leaves through the supervisor, as in any nursery.
+
+        Args:
+          async_fn: The async function.
+          args: What it is called with.
+          name: The name of the task, for debugging and for the log; by default, that of the
+            function.
+
+        Raises:
+          TypeError: If `async_fn` isn't an async function that can be called with these arguments.
+          BusClosedError: If the bus was closed, and the caller doesn't belong to it.
+          NoBusError: If the caller is not in the trio run of the bus.
+        """
+        owned = self._own("start_soon", async_fn, args, name)
+        name = async_fn if name is None else name
+        self._nursery.start_soon(self._consume, owned, async_fn, args, name=name)
+
+    @trio.lowlevel.enable_ki_protection
+    async def start(
+        self, async_fn: Callable[..., Awaitable[object]], *args: object, name: object = None
+    ) -> Any:
+        """Start a consumer as `start_soon` does, and wait until it has called `started`.
+
+        The function gets a keyword argument `task_status`, and calls `task_status.started(value)`
+        when it is ready. Until then, what it raises is raised here.
+
+        A checkpoint, always. Cancel-safe: if cancelled, so is the task.
+
+        Args:
+          async_fn: As in `start_soon`.
+          args: As in `start_soon`.
+          name: As in `start_soon`.
+
+        Returns:
+          The value that `started` was called with.
+
+        Raises:
+          TypeError: As `start_soon`.
+          BusClosedError: As `start_soon`; or `drain_timeout` has expired meanwhile.
+          NoBusError: As `start_soon`.
+          RuntimeError: If the function returned without calling `started`.
+        """
+        owned = self._own("start", async_fn, args, name, task_status=trio.TASK_STATUS_IGNORED)
+        name = async_fn if name is None else name
+        return await self._nursery.start(self._consume, owned, async_fn, args, name=name)
+
+    def _own(
+        self,
+        method: str,
+        async_fn: Callable[..., Awaitable[object]],
+        args: tuple[object, ...],
+        name: object,
+        **status: object,
+    ) -> OwnedTask:
+        check_call(f"bus.{method}", async_fn, *args, **status)
+        self._core.door.check_run()
+        self._core.door.check_open()
+        label = name_of(async_fn) if name is None else name
+        owned = OwnedTask(f"{label} (started at {caller()})")
+        self._staff.join(owned)
+        return owned
+
+    @trio.lowlevel.enable_ki_protection
+    async def _consume(
+        self,
+        owned: OwnedTask,
+        async_fn: Callable[..., Awaitable[object]],
+        args: tuple[object, ...],
+        **status: object,
+    ) -> None:
+        current_bus.set(self)  # in the context of the new task
+        await self._staff.consume(owned, partial(async_fn, *args, **status))
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait_idle(self) -> None:
+        """Wait until nothing is under way, as at the end of the bus, but without closing it.
+
+        When this returns, every event that had been accepted before the call was routed, handlers
+        have finished what they were called with, and each consumer of the bus has read what there
+        was and waits to read more. Other readers are not waited for, nor are sends that wait.
+
+        A checkpoint, always. Cancel-safe: nothing has changed. Several tasks may call this at once.
+
+        Raises:
+          DeadlockError: If this is called by a handler, or by a consumer of the bus, which would
+            wait for itself.
+          NoBusError: If the caller is not in the trio run of the bus.
+        """
+        self._core.door.check_run()
+        await self._staff.wait_idle()
+
     def expect(
-        self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        max_buffer_size: int = 256,
+        history: History | None = None,
     ) -> AbstractAsyncContextManager[EventWaiter]:
         """Expect events, from before the block is entered until it is left.
 
@@ -394,17 +700,33 @@ class EventBus(metaclass=NoPublicConstructor):
           system: As in `subscribe`.
           kind: As in `subscribe`.
           path: As in `subscribe`. To expect one path costs the same, however many are expected.
+          max_buffer_size: How many events may be unread. One more ends the waiter, as with
+            `Overflow.CLOSE`.
+          history: As in `subscribe`. What it has kept is expected, too, and needs no room.
 
         Raises:
           TypeError: If an argument is not of its type.
+          ValueError: As `subscribe`.
+          trio.ClosedResourceError: As `subscribe`.
           EventBusError: As `subscribe`, but for the limit.
         """
-        return Expecting(self._router, self._permits, Interest.of(system, kind, path))
+        check_count("max_buffer_size", max_buffer_size)
+        interest = Interest.of(system, kind, path)
+        if history is not None:
+            check_history(history, interest)
+        return Expecting(self._router, self._permits, interest, max_buffer_size, history)
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_for(
-        self, system: str, kind: str | None = None, *, path: str | ExactPath | None = None
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        where: Callable[[Event[Any]], object] | None = None,
+        history: History | None = None,
     ) -> Event:
-        """Wait for the next event that matches.
+        """Wait for the next event that matches, or get the first one that a history has kept.
 
         An event that is sent after this was called is not missed: it is in force before its first
         schedule point. If your own code triggers the event before that, see `expect` and `request`.
@@ -415,13 +737,23 @@ class EventBus(metaclass=NoPublicConstructor):
           system: As in `subscribe`.
           kind: As in `subscribe`.
           path: As in `subscribe`.
+          where: A plain function of an event: only one for which it returns something true will
+            do. What it raises leaves through `wait_for`.
+          history: As in `subscribe`. If it has kept such an event, nothing is waited for.
 
         Raises:
+          TypeError: If an argument is not of its type.
           BusClosedError: If the bus was closed, before or meanwhile.
+          ValueError: As `subscribe`.
+          trio.ClosedResourceError: As `subscribe`.
+          SubscriptionOverflowError: If more than 256 events came at once, and none of them would
+            do.
           EventBusError: As `expect`.
         """
-        async with self.expect(system, kind, path=path) as waiter:
-            return await waiter.event()
+        if where is not None and (not callable(where) or is_async(where)):
+            raise TypeError(f"where must be a plain function, not {where!r}")
+        async with self.expect(system, kind, path=path, history=history) as waiter:
+            return await first_event(waiter, where)
 
     @trio.lowlevel.enable_ki_protection
     async def request(
@@ -435,31 +767,93 @@ class EventBus(metaclass=NoPublicConstructor):
     ) -> Event:
         """Send an event, and wait for the reply to it.
 
-        The reply is the first event of the same system and the same path that is accepted after
-        this was called and whose kind matches `reply_kind`, and is not that of the request itself.
-        `reply.accepted` tells yes from no.
+        The reply is the one that a responder, see `serve`, or `reply` has made for this very
+        request. Or it is sent by hand: then it is the first event of the same system and path that
+        is accepted after this was called, whose kind matches `reply_kind` and is not that of the
+        request itself. `reply.accepted` tells yes from no.
+
+        A request that waits for long is logged after 1, 2, 4 … seconds, with the subscriptions that
+        it went to. It then fails if nothing could answer it any more.
 
         A checkpoint, always. Waits as `send` does, then for the reply. Cancel-safe: if cancelled,
-        nobody waits for the reply any more, but the request may have been sent.
+        nothing waits for the reply any more, but the request may have been sent.
 
         Args:
           system: As in `send`.
           kind: As in `send`.
-          path: As in `send`; which request the reply is to. Two requests that wait for the same
-            path at the same time get the same reply.
+          path: As in `send`. A reply that is sent by hand answers every request that waits for
+            this path.
           data: As in `send`.
-          reply_kind: A pattern for the kind of replies.
+          reply_kind: A pattern for the kind of replies that are sent by hand.
 
         Raises:
-          NoSubscribersError: If nobody would receive the request. Nothing was sent.
+          NoSubscribersError: If no subscription would receive the request. Nothing was sent.
+          RequestFailedError: If the responder failed, or everything that got the request has ended
+            or failed; also if the kind of a reply that was sent by hand ends in `failed`, unless
+            you gave a `reply_kind`.
+          DeadlockError: If the request has waited for a second and would wait forever: the tasks
+            that could see to a reply wait themselves, by whatever detours, for this one. A request
+            that has a deadline is left alone.
           TypeError: As `send`.
           InvalidPatternError: If `reply_kind` is not a pattern.
           EventBusError: As `send`, and as `subscribe`, but for the limit.
         """
-        event = Event(
-            plain_name(system, "system"), plain_name(kind, "kind"), plain_path(path), data
-        )
-        return await request(self._router, self._permits, self.send, event, reply_kind)
+        system, kind = self._router.checked_names(system, kind)
+        event = quick_event(system, kind, plain_path(path), data)
+        return await request(self._router, self._permits, event, reply_kind)
+
+    @trio.lowlevel.enable_ki_protection
+    async def open_history(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        per_path: int | None = 1,
+        max_events: int = 1024,
+    ) -> History:
+        """Keep the last events of each path, for subscriptions that come later.
+
+        It keeps events that are accepted after this returned, until it or the bus is closed. It
+        makes no sender wait, doesn't count as one of the `max_subscriptions`, and answers no
+        requests; an event that only a history keeps isn't `unmatched`.
+
+        If more than `max_events` would be kept, the oldest event of the path that was sent to
+        least recently goes. That is counted in `statistics().evicted`, and logged once an episode,
+        which ends when at most half of `max_events` are kept and a second has passed.
+
+        A checkpoint, always. Cancel-safe: if cancelled, there is no history.
+
+        Args:
+          system: As in `subscribe`.
+          kind: As in `subscribe`.
+          path: As in `subscribe`.
+          per_path: How many events are kept of each system, kind and path: the newest ones. None
+            is the last `max_events`, whatever they are; then no loss is counted.
+          max_events: The most events that are kept.
+
+        Raises:
+          TypeError: If an argument is not of its type.
+          ValueError: If a number is less than 1.
+          EventBusError: As `subscribe`, but for the limit.
+        """
+        interest = Interest.of(system, kind, path)
+        if per_path is not None:
+            check_count("per_path", per_path)
+        check_count("max_events", max_events)
+        origin = caller()
+        await self._arrive()
+        self._core.door.check_open()
+        self._permits.check_subscribe(str(interest.system))
+        self._core.door.check_open()  # whatever the policy has done
+        router = self._router
+        with self._core.notices:
+            actor = HistoryActor(
+                interest, per_path, max_events, origin, self._core, router.histories
+            )
+            history: History = History._create(actor)
+            router.open_history(actor, interest)
+            return history
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         """The open subscriptions, in the order of opening, including those of handlers.
@@ -520,9 +914,11 @@ class EventBus(metaclass=NoPublicConstructor):
         Everything that was accepted is routed, and every channel ends after what is in it. Sends
         and subscriptions from now on, and senders that wait, get `BusClosedError`.
 
-        If there are handlers, that comes after they have finished what they have, or after
-        `drain_timeout` seconds: until then they, and the tasks that they start, may still use the
-        bus, and nobody else.
+        If there are handlers or consumers, which `start_soon` and `start` have started, they finish
+        what they have first. Until then they, and the tasks that they start in nurseries of their
+        own, may still use the bus, and nobody else but those who answer their requests. When
+        nothing is under way any more and each consumer waits to read, the channels end. After
+        `drain_timeout` seconds handlers and consumers are cancelled, and what is left is logged.
 
         If a destructor calls this while the bus is in the middle of a step, it takes effect at the
         end of that step.
@@ -545,7 +941,8 @@ class EventBus(metaclass=NoPublicConstructor):
             current_inbox_used=self._core.inbox.used,
             inbox_size=self._core.inbox.size,
             open_subscriptions=len(router.subscriptions),
-            open_waiters=len(router.waiters),
+            open_histories=len(router.histories),
+            open_waiters=len(router.waiters) + len(self._core.requests),
             advisories_lost=self._advisories.lost,
             routes_remembered=router.table.remembered,
             tasks_waiting_send=len(self._core.senders),
@@ -572,7 +969,7 @@ class EventBus(metaclass=NoPublicConstructor):
         draft.path = path
         draft.data = data
         draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
-        event = cast(Event, draft)
+        event: Event = draft  # type: ignore[assignment]  # now it is one; `cast` takes 3 %
         inbox = core.inbox
         # No call may come between the checks and `append`, where a destructor could close the bus.
         if (
@@ -592,11 +989,15 @@ class EventBus(metaclass=NoPublicConstructor):
         self._core.pace.restart()
 
     def _subscribe(
-        self, terms: Terms, origin: str, registration: Registration | None = None
+        self,
+        terms: Terms,
+        origin: str,
+        registration: Registration | None = None,
+        registered_at: str = "",
     ) -> Subscription[Any]:
         router = self._router
         self._core.door.check_open()
-        self._permits.check_subscribe(terms.interest.system)
+        self._permits.check_subscribe(str(terms.interest.system))
         self._core.door.check_open()  # whatever the policy has done
         if len(router.subscriptions) >= self._max_subscriptions:
             raise SubscriptionLimitError(
@@ -605,26 +1006,36 @@ class EventBus(metaclass=NoPublicConstructor):
                 max_subscriptions=self._max_subscriptions,
             )
         interest, max_buffer_size = terms.interest, terms.max_buffer_size
+        source = source_of(terms.history, self._core)
         with self._core.notices:
             actor = router.make_subscription(interest, origin, max_buffer_size, terms.overflow)
-            subscription = make_subscription(actor, router, self._permits)
-            router.open(actor, subscription)
+            subscription = make_subscription(actor, router, self._permits, self._staff)
+            router.open(actor, subscription, source)
             name = f"trio_events subscription {str(interest.system)!r}"
             self._nursery.start_soon(actor.run, router.close, name=name)
             if registration is not None:
-                self._put_to_work(registration, subscription)
+                self._put_to_work(registration, registered_at, subscription)
             actor.tell("subscription_opened")
             return subscription
 
     def _start(self, registration: Registration, origin: str) -> Subscription:
-        origin = place_of(registration.handler) or origin
-        return self._subscribe(registration.terms, origin, registration)
+        place = place_of(registration.handler) or origin
+        return self._subscribe(registration.terms, place, registration, origin)
 
-    def _put_to_work(self, registration: Registration, subscription: Subscription) -> None:
+    def _put_to_work(
+        self, registration: Registration, registered_at: str, subscription: Subscription
+    ) -> None:
         token = current_bus.set(self)  # handlers act in the name of the actor that registered them
         try:
             HandlerActor(
-                subscription._actor, subscription, registration, self._staff, self._on_dead_letter
+                subscription._actor,
+                subscription,
+                registration,
+                registered_at,
+                self._staff,
+                self._on_dead_letter,
+                self._slow_handler_after,
+                partial(reply, self._router, self._permits) if registration.replies else None,
             ).start(self._nursery)
         finally:
             current_bus.reset(token)

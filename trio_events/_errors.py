@@ -27,6 +27,7 @@ __all__ = [
     "NoBusError",
     "NoSubscribersError",
     "PolicyDeniedError",
+    "RequestFailedError",
     "SubscriptionLimitError",
     "SubscriptionOverflowError",
 ]
@@ -77,13 +78,27 @@ class NoSubscribersError(EventBusError):
     retryable = True
 
 
+class RequestFailedError(EventBusError):
+    """The responder failed, or nothing is left that could answer the request.
+
+    Details: `system`, `kind`, `path` of the request, and `reply`, the type and the text of the
+    responder's exception, if there was one.
+    """
+
+    kind = ErrorKind.UNAVAILABLE
+    retryable = True
+
+
 class DeadlockError(EventBusError):
-    """The send has waited for a second, and would wait forever. Nothing was sent.
+    """The send, or the request, has waited for a second, and would wait forever.
 
-    Every task that has ever read from the full subscription waits itself, by whatever detours, for
-    the sender, and none of them has a deadline. Tasks that are yet to read from it are not known.
+    Every task that could end the wait is known, waits itself, by whatever detours, for the one that
+    gets this error, and none of them has a deadline. For a send to a full subscription, these are
+    the tasks that have read from it; tasks that are yet to read are not known. For a request, these
+    are the tasks of the handlers that it went to, and the tasks that have read from the other
+    subscriptions that it went to. A send that gets this error was not sent.
 
-    Details: `system`, `kind`: the patterns of the full subscription.
+    Details: `system`, `kind`: the patterns of the full subscription, or the names of the request.
     """
 
     kind = ErrorKind.CONFLICT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Generic, TypeVar, cast, final
 
 import attrs
 
@@ -65,3 +65,14 @@ class EventDraft(_Referable):
     kind: str
     path: str
     data: object
+
+
+def quick_event(system: str, kind: str, path: str, data: object) -> Event:
+    """An event from texts that were checked."""
+    draft = EventDraft()
+    draft.system = system
+    draft.kind = kind
+    draft.path = path
+    draft.data = data
+    draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
+    return cast(Event, draft)

@@ -32,7 +32,7 @@ class Instrument:
     """
 
     def subscription_opened(self, subscription: Subscription) -> None:
-        """A subscription is in force, including what `expect`, `wait_for` and `request` open.
+        """A subscription is in force, including what `expect` and `wait_for` open.
 
         The same object stands for it in every call, so it can be the key of a dictionary.
         """
@@ -62,7 +62,13 @@ class Instrument:
 
         Args:
           events: Neighbours in the order, of one system and kind.
-          subscriptions: Who gets each of them; none if nothing matches.
+          subscriptions: Those that get each of them; none if no subscription matches.
+        """
+
+    def events_unmatched(self, events: Sequence[Event]) -> None:
+        """No subscription and no history matches these events, and they answer no request.
+
+        Called after `events_routed`, with events of one system and kind.
         """
 
     def event_received(self, event: Event, subscription: Subscription) -> None:
@@ -151,7 +157,8 @@ class Instruments:
     """Called when the four above may have changed."""
 
     on_interests: Callable[[Any], None] = attrs.field(default=lambda actor: None, init=False)
-    """Called within a step for the actor of a subscription that matches something else now."""
+    """Called within a step for the actor of a subscription, or of a history, that matches something
+    else now."""
 
     _instruments: dict[int, Instrument] = attrs.field(factory=dict, init=False)  # by identity
     _methods: dict[str, tuple[Method, ...]] = attrs.field(init=False)
@@ -185,7 +192,11 @@ class Instruments:
         self.active = bool(self._instruments) or self.in_step is not None
         self.watched_sends = self.wants("before_send") or self.wants("after_send")
         self.watched_calls = self.wants("before_handler") or self.wants("after_handler")
-        self.watched_routes = self.wants("events_routed") or self.in_step is not None
+        self.watched_routes = (
+            self.wants("events_routed")
+            or self.wants("events_unmatched")
+            or self.in_step is not None
+        )
         self.watched_reads = self.wants("event_received")
         self.on_change()
 
@@ -196,7 +207,8 @@ class Instruments:
     def tell(self, fact: str, *about: object) -> None:
         """Tell of something that has happened: in a step, or outside of any."""
         if self.in_step is not None:
-            getattr(self.in_step, fact)(*about)
+            with self._notices:
+                getattr(self.in_step, fact)(*about)
         if self._methods.get(fact):
             self._notices.after_step(partial(self.call, fact, *about))
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Final, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import attrs
 import trio
 
 from ._core.notices import reserve_stack
+from ._core.pending import Answer, PendingRequest, names_of
 from ._core.router import Router
-from ._errors import NoSubscribersError
-from ._event import Event
+from ._core.senders import Sender
+from ._errors import BusClosedError, InvalidEventError, NoSubscribersError, RequestFailedError
+from ._event import Event, quick_event
+from ._history import History, source_of
 from ._names.interest import Interest
 from ._names.pattern import Pattern
 from ._names.permits import Permits
@@ -21,11 +24,10 @@ from ._no_public_constructor import NoPublicConstructor
 from ._origin import caller
 from ._subscription import EventChannel, EventIterator
 
-_MAX_UNREAD: Final = 256
-"""Events that may be unread by a task that expects one."""
+REPLY_KIND: Final = "**.(accept|accepted|reject|rejected|failed)"
+"""The kinds of a reply: those of the original's await service, and of a responder that failed."""
 
-REPLY_KIND: Final = "**.(accept|accepted|reject|rejected)"
-"""The kinds of a reply, as the original's await service has them."""
+_USUAL_REPLIES: Final = Pattern.parse(REPLY_KIND)
 
 
 @final
@@ -33,8 +35,8 @@ REPLY_KIND: Final = "**.(accept|accepted|reject|rejected)"
 class EventWaiter(metaclass=NoPublicConstructor):
     """The events that are expected, from the moment when `EventBus.expect` was entered.
 
-    It is a subscription without a task, which never makes a sender wait: up to 256 events may be
-    unread, and one more ends it (see `Overflow.CLOSE`).
+    It is a subscription without a task, which never makes a sender wait: up to `max_buffer_size`
+    events may be unread, besides those of a history, and one more ends it (see `Overflow.CLOSE`).
     """
 
     _made_by = "EventBus.expect"
@@ -71,18 +73,27 @@ class EventWaiter(metaclass=NoPublicConstructor):
         return f"<EventWaiter on {self._channel!r}>"
 
 
-def expecting(router: Router, permits: Permits, interest: Interest) -> EventChannel:
+def expecting(
+    router: Router,
+    permits: Permits,
+    interest: Interest,
+    max_buffer_size: int,
+    history: History | None,
+) -> EventChannel:
     """A channel of the events that match and are accepted from now on. Not a checkpoint.
 
-    Closing it is the caller's business.
+    If there is a history, those come first that it has kept. Closing it is the caller's business.
     """
     router.core.door.check_run()
     router.core.door.check_open()
-    permits.check_subscribe(interest.system)
+    permits.check_subscribe(str(interest.system))
     router.core.door.check_open()  # whatever the policy has done
+    source = source_of(history, router.core)
+    if source is not None:
+        max_buffer_size += source.max_events
     reserve_stack(more=10)  # so that there is room to close it
     with router.core.notices:
-        waiter = router.open_waiter(interest, caller(), _MAX_UNREAD)
+        waiter = router.open_waiter(interest, caller(), max_buffer_size, source)
         channel: EventChannel = EventChannel._create(waiter)
         return channel
 
@@ -95,11 +106,15 @@ class Expecting(AbstractAsyncContextManager[EventWaiter, None]):
     _router: Router
     _permits: Permits
     _interest: Interest
+    _max_buffer_size: int
+    _history: History | None
     _channel: EventChannel = attrs.field(init=False)
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> EventWaiter:
-        self._channel = expecting(self._router, self._permits, self._interest)
+        self._channel = expecting(
+            self._router, self._permits, self._interest, self._max_buffer_size, self._history
+        )
         try:
             await trio.lowlevel.checkpoint()
         except BaseException:
@@ -130,37 +145,188 @@ async def _first_event(channel: EventChannel) -> Event:
     try:
         return await channel.receive()
     except trio.EndOfChannel:
-        door = channel._actor.core.door
-        raise door.closed_error("; there was no such event before") from None
+        raise _closed_error(channel) from None
 
 
-async def request(
-    router: Router,
-    permits: Permits,
-    send: Callable[[str, str, str, object], Awaitable[None]],
-    event: Event,
-    reply_kind: str,
-) -> Event:
+def _closed_error(channel: EventChannel) -> BusClosedError:
+    return channel._actor.core.door.closed_error("; there was no such event before")
+
+
+async def first_event(waiter: EventWaiter, where: Callable[[Event[Any]], object] | None) -> Event:
+    """Wait for the first event for which a function, if there is one, returns something true.
+
+    A checkpoint, always.
+
+    Raises:
+      BusClosedError: If the bus was closed before there was one.
+    """
+    if where is None:
+        return await waiter.event()
+    channel = waiter._channel
+    async for events in channel.batches():  # so that many that don't match can come at once
+        for event in events:
+            if where(event):
+                return event
+    raise _closed_error(channel)
+
+
+@final
+class Reject(Exception):  # noqa: N818  # not an error: a responder says no with it
+    """Raise this in a responder to reject the request. See `EventBus.serve`.
+
+    Args:
+      data: The data of the reply.
+    """
+
+    def __init__(self, data: object = None) -> None:
+        super().__init__(data)
+        self.data = data
+
+
+@trio.lowlevel.enable_ki_protection
+async def request(router: Router, permits: Permits, event: Event, reply_kind: str) -> Event:
     """See `EventBus.request`."""
-    # The path is taken as it is, even if it looks like a pattern.
-    interest = Interest(Pattern.parse(event.system), Pattern.parse(reply_kind), event.path)
-    with expecting(router, permits, interest) as channel:
+    core = router.core
+    kinds = _USUAL_REPLIES if reply_kind is REPLY_KIND else Pattern.parse(reply_kind)
+    core.door.check_run()
+    core.door.check_open()
+    if permits.policy is not None:
+        permits.check_subscribe(event.system)
+        core.door.check_open()  # whatever the policy has done
+    if core.inbox.messages:
+        router.route_inbox()  # what was accepted before is no reply
+    with core.notices:
+        pending = core.requests.begin(event, kinds, str(kinds))
+    try:
         # The permissions go first, so that an actor who may not ask doesn't learn whether anybody
         # listens.
         permits.check_send(event.system)
-        # Then those have their turn who subscribe in this very moment.
-        await trio.lowlevel.checkpoint()
-        router.core.pace.restart()
-        router.core.door.check_open()
-        if not router.is_wanted(event.system, event.kind, event.path, besides=channel._actor):
-            raise NoSubscribersError(
-                f"no subscriber for kind {event.kind!r} in system {event.system!r} at path "
-                f"{event.path!r}",
-                system=event.system,
-                kind=event.kind,
-                path=event.path,
-            )
-        await send(event.system, event.kind, event.path, event.data)
-        while (reply := await _first_event(channel)).kind == event.kind:
-            pass  # that is a request, if not this one then another like it
-        return reply
+        await next(core.pace.steps)()
+        if not router.has_subscriber(event.system, event.kind, event.path):
+            # Those have their turn who subscribe in this very moment.
+            await trio.lowlevel.checkpoint()
+            core.pace.restart()
+            core.door.check_open()
+            if not router.has_subscriber(event.system, event.kind, event.path):
+                raise NoSubscribersError(
+                    f"no subscriber for kind {event.kind!r} in system {event.system!r} at path "
+                    f"{event.path!r}",
+                    system=event.system,
+                    kind=event.kind,
+                    path=event.path,
+                )
+        if core.instruments.watched_sends:
+            await _send_watched(router, event, pending)
+        elif (sender := _offer(router, event, pending)) is not None:
+            await _wait_for_room(router, event, sender)
+        reply = await pending.wait()
+        core.pace.restart()
+    finally:
+        core.requests.end(pending)
+    if _last_segment(reply.kind) == "failed" and (
+        pending.was_made_for_it or kinds is _USUAL_REPLIES
+    ):
+        raise RequestFailedError(
+            f"the request {names_of(event)} failed: {reply.data}",
+            system=event.system,
+            kind=event.kind,
+            path=event.path,
+            reply=reply.data,
+        )
+    return reply
+
+
+def _offer(router: Router, event: Event, pending: PendingRequest) -> Sender | None:
+    """Send a request, or a reply to it; returns a sender that waits if something stops it."""
+    underway = router.core.requests.underway
+    underway[id(event)] = pending
+    try:
+        return router.offer(event, wait=True)
+    except BaseException:
+        del underway[id(event)]
+        raise
+
+
+async def _wait_for_room(router: Router, event: Event, sender: Sender) -> None:
+    """Wait until it has been sent. A checkpoint, always."""
+    try:
+        await sender.wait()
+    except BaseException:
+        del router.core.requests.underway[id(event)]
+        raise
+    router.core.pace.restart()
+
+
+async def _send_watched(  # noqa: ASYNC910  # there may be room
+    router: Router, event: Event, pending: PendingRequest
+) -> None:
+    """Send it, and tell instruments before and after. A checkpoint if it waits."""
+    with router.core.instruments.around("before_send", "after_send", event):
+        if (sender := _offer(router, event, pending)) is not None:
+            await _wait_for_room(router, event, sender)
+
+
+def _last_segment(kind: str) -> str:
+    return kind.rpartition(".")[2]
+
+
+def is_reply(kind: str) -> bool:
+    """Whether an event of this kind may be a reply that `reply` has sent."""
+    return _last_segment(kind) in {"accepted", "rejected", "failed"}
+
+
+Outcome: TypeAlias = Literal["accepted", "rejected", "failed"]
+"""What a reply says: the last segment of its kind."""
+
+
+def unanswered(router: Router, request: Event) -> PendingRequest:
+    """The request that an event is, if it has no reply yet.
+
+    Raises:
+      NoBusError: If the caller is not in the trio run of the bus.
+      InvalidEventError: If it isn't a request, or has a reply.
+    """
+    router.core.door.check_run()
+    pending = router.core.requests.known.get(id(request))
+    if pending is None:
+        raise InvalidEventError(
+            f"the event {names_of(request)} isn't a request: reply to the very event that "
+            "`request` on this bus has sent",
+            field="request",
+            value=request.path,
+        )
+    if pending.answer is not Answer.MISSING:
+        raise InvalidEventError(
+            f"the request {names_of(request)} already has a reply",
+            field="request",
+            value=request.path,
+        )
+    return pending
+
+
+@trio.lowlevel.enable_ki_protection
+async def reply(
+    router: Router,
+    permits: Permits,
+    request: Event,
+    pending: PendingRequest,
+    outcome: Outcome,
+    data: object,
+) -> None:
+    """Send the reply to a request that has none yet. See `EventBus.reply`."""
+    namespace, dot, _ = request.kind.rpartition(".")
+    system, kind = router.checked_names(request.system, f"{namespace}{dot}{outcome}")
+    event = quick_event(system, kind, request.path, data)
+    pending.answer = Answer.BEING_SENT
+    try:
+        permits.check_send(system)
+        await next(router.core.pace.steps)()
+        if router.core.instruments.watched_sends:
+            await _send_watched(router, event, pending)
+        elif (sender := _offer(router, event, pending)) is not None:
+            await _wait_for_room(router, event, sender)
+    except BaseException:
+        if pending.answer is Answer.BEING_SENT:
+            pending.answer = Answer.MISSING
+        raise
+    pending.answer = Answer.SENT

@@ -15,6 +15,7 @@ from ._core.buffer import Overflow, check_count
 from ._core.pace import Pace
 from ._core.router import Router
 from ._event import DataT_co, Event
+from ._handlers.staff import Staff
 from ._names.interest import Interest
 from ._names.pattern import ExactPath
 from ._names.permits import Permits
@@ -26,7 +27,10 @@ from ._terms import check_overflow
 @final
 @attrs.frozen
 class SubscriptionStatistics:
-    """The counters of a subscription. matched = delivered + queued + dropped + discarded."""
+    """The counters of a subscription.
+
+    matched = delivered + queued + dropped + discarded + superseded.
+    """
 
     matched: int
     """Events that match the subscription and that the router has handed to it."""
@@ -45,6 +49,9 @@ class SubscriptionStatistics:
 
     discarded: int
     """Events that were unread when the reader closed the channel, or came later."""
+
+    superseded: int
+    """Events that newer ones replaced while the buffer was full, with `Overflow.LATEST`."""
 
     tasks_waiting_send: int
     """Tasks that wait in `send` for this subscription to have room."""
@@ -118,9 +125,8 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         actor.core.door.check_here()
         actor.known_readers.note_current()
         await next(actor.core.pace.steps)()
-        if actor.buffer.front and not actor.must_settle:  # as in `EventIterator`
-            return actor.buffer.front.pop()
-        return await actor.receive()
+        front = actor.buffer.front  # as in `EventIterator`
+        return front.pop() if front and not actor.must_settle else await actor.receive()
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Event[DataT_co]:
@@ -193,7 +199,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
             current_buffer_used=buffer.buffered,
             max_buffer_size=buffer.max_buffer_size,
             peak_buffer_used=buffer.peak,
-            tasks_waiting_receive=len(self._actor.readers),
+            tasks_waiting_receive=len(self._actor.readers or ()),
         )
 
     def __aiter__(self) -> EventIterator[DataT_co]:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
@@ -221,17 +227,16 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event[DataT_co]:
-        front = self._front
+        actor, front = self._actor, self._front
         if front is None:
-            self._actor.core.door.check_here()
-            self._actor.known_readers.note_current()
-            front = self._front = self._actor.buffer.front
+            actor.core.door.check_here()
+            actor.known_readers.note_current()
+            front = self._front = actor.buffer.front
         await next(self._pace.steps)()
-        # What `take` comes to when there is nothing else to do: a fifth less for each event.
-        if front and not self._actor.must_settle:
-            return front.pop()
         try:
-            return await self._actor.receive()
+            # What `take` comes to when there is nothing else to do: a fifth less for each event.
+            # No call comes between the look and `pop`, where a destructor could close the channel.
+            return front.pop() if front and not actor.must_settle else await actor.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
@@ -275,6 +280,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     _channel: EventChannel[DataT_co]
     _router: Router
     _permits: Permits
+    _staff: Staff
 
     @property
     def system(self) -> str:
@@ -351,7 +357,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         door = self._router.core.door
         door.check_here()
         door.check_open()
-        self._permits.check_subscribe(interest.system)
+        self._permits.check_subscribe(str(interest.system))
         door.check_open()  # whatever the policy has done
         self._check_open()
         if interest not in self._actor.interests:
@@ -408,6 +414,26 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
             actor.core.door.check_here()
             actor.core.notices.after_step(actor.close)
 
+    @trio.lowlevel.enable_ki_protection
+    async def drain(self) -> None:
+        """Close, and wait until what was accepted has been read and its handler has finished.
+
+        A consumer that was started with `EventBus.start_soon` and has read from it has finished
+        when it waits to read again, from this subscription or another one, or has ended.
+
+        A checkpoint, always. Cancel-safe: if cancelled, the subscription is closed, and what was
+        accepted stays readable; its handler goes on. Idempotent: calling it again waits again.
+        Several tasks may call this at once.
+
+        Raises:
+          DeadlockError: If it would wait for the caller: this is called by its handler, by a
+            consumer of the bus that has read from it, or by the only task that has. It is still
+            open.
+          NoBusError: If the caller is not in the trio run of the bus.
+        """
+        self._router.core.door.check_run()
+        await self._staff.drain(self._actor)
+
     def waiting_senders(self) -> tuple[WaitingSender, ...]:
         """The sends that wait for room here, in the order of their arrival. Not a checkpoint."""
         return tuple(
@@ -426,6 +452,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
             held=len(buffer.held),
             dropped=buffer.dropped,
             discarded=buffer.discarded,
+            superseded=buffer.superseded,
             tasks_waiting_send=self._actor.tasks_waiting_send,
             handling=0 if worker is None else worker.handling + on_the_way,
             failures=0 if worker is None else worker.failures,
@@ -461,9 +488,9 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 
 
 def make_subscription(
-    actor: SubscriptionActor, router: Router, permits: Permits
+    actor: SubscriptionActor, router: Router, permits: Permits, staff: Staff
 ) -> Subscription[Any]:
     """What applications hold of a subscription."""
     channel: EventChannel[Any] = EventChannel._create(actor)
-    subscription: Subscription[Any] = Subscription._create(actor, channel, router, permits)
+    subscription: Subscription[Any] = Subscription._create(actor, channel, router, permits, staff)
     return subscription

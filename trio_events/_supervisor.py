@@ -18,9 +18,8 @@ from ._core.pace import Pace
 from ._core.router import Router
 from ._errors import NoBusError
 from ._handlers.calling import DeadLetterHook
-from ._handlers.registration import is_async
-from ._handlers.staff import Staff
-from ._handlers.supervision import check_seconds, is_cancelled
+from ._handlers.staff import Staff, is_cancelled
+from ._handlers.supervision import check_seconds
 from ._instruments import Instrument, check_instrument
 from ._names.permits import Permits
 from ._names.policy import Policy
@@ -37,6 +36,7 @@ class Options:
     checkpoint_every: int
     max_subscriptions: int
     drain_timeout: float
+    slow_handler_after: float
     on_dead_letter: DeadLetterHook | None
     instruments: tuple[Instrument, ...]
 
@@ -51,9 +51,12 @@ class Options:
         check_count("checkpoint_every", self.checkpoint_every)
         check_count("max_subscriptions", self.max_subscriptions)
         check_seconds("drain_timeout", self.drain_timeout)
+        check_seconds("slow_handler_after", self.slow_handler_after)
+        if not self.slow_handler_after:
+            raise ValueError("slow_handler_after must be more than 0 seconds")
         hook = self.on_dead_letter
-        if hook is not None and (not callable(hook) or is_async(hook)):
-            raise TypeError(f"on_dead_letter must be a plain function, not {hook!r}")
+        if hook is not None and not callable(hook):
+            raise TypeError(f"on_dead_letter must be a function, async or not, and not {hook!r}")
         for instrument in self.instruments:
             check_instrument(instrument)
 
@@ -65,17 +68,18 @@ def open_event_bus(
     checkpoint_every: int = 64,
     max_subscriptions: int = 4096,
     drain_timeout: float = 10.0,
+    slow_handler_after: float = 10.0,
     on_dead_letter: DeadLetterHook | None = None,
     instruments: Iterable[Instrument] = (),
 ) -> AbstractAsyncContextManager[EventBus]:
     """Open an event bus for the block, and for all tasks that are started in it.
 
-    Leaving the block normally closes the bus as `EventBus.close` does: it waits for handlers to
-    finish what they have, and does not wait for readers. Leaving it by an exception cancels
-    everything that belongs to the bus; what handlers had not finished is logged. But if the bus
-    is closing already, and the exception is the `BusClosedError` that this leads to, handlers
-    finish first. A single exception leaves as itself, not wrapped in a group. Entering is not a
-    checkpoint, leaving is.
+    Leaving the block normally closes the bus as `EventBus.close` does: it waits for handlers and
+    consumers of the bus to finish what they have, and does not wait for other readers. Leaving it
+    by an exception cancels everything that belongs to the bus; what had not been handled is
+    logged. But if the bus is closing already, and the exception is the `BusClosedError` that this
+    leads to, handlers and consumers finish first. A single exception leaves as itself, not wrapped
+    in a group. Entering is not a checkpoint, leaving is.
 
     Args:
       policy: Who may send and subscribe to which systems; None allows everything.
@@ -84,16 +88,21 @@ def open_event_bus(
         tasks a turn; 1 is trio's usual rule. A checkpoint costs ten times what routing an event
         costs.
       max_subscriptions: How many subscriptions may be open at a time.
-      drain_timeout: How many seconds the handlers have to finish what they have when the bus is
-        closed. Then they are cancelled, and what is left is counted and logged.
-      on_dead_letter: A function that is called with a `DeadLetter` for each event whose handling
-        has failed for good. What it raises leaves through the supervisor.
+      drain_timeout: How many seconds handlers and consumers have to finish what they have when the
+        bus is closed. Then they are cancelled, and what is left is counted and logged.
+      slow_handler_after: After how many seconds a call of a handler that is still running is
+        logged, to within a second, and again whenever it has lasted twice as long; `math.inf` for
+        never. It is not logged once its subscription has been closed.
+      on_dead_letter: A function, async or not, that is called with a `DeadLetter` for each event
+        whose handling has failed for good. The handler's task waits for it, so dead letters can't
+        pile up. What it raises leaves through the supervisor.
       instruments: What watches the bus from its beginning; see `Instrument`.
 
     Raises:
-      TypeError: If a number is not one, `on_dead_letter` not a plain function, an instrument not
+      TypeError: If a number is not one, `on_dead_letter` is not a function, an instrument is not
         an `Instrument`, or `policy` has no method `allows`.
-      ValueError: If a number is less than 1, or `drain_timeout` less than 0.
+      ValueError: If a number is less than 1, `drain_timeout` less than 0, or `slow_handler_after`
+        not more than 0.
       NoBusError: When the block is entered, if trio is not running.
     """
     return _Opening(
@@ -103,6 +112,7 @@ def open_event_bus(
             checkpoint_every,
             max_subscriptions,
             drain_timeout,
+            slow_handler_after,
             on_dead_letter,
             tuple(instruments),
         )
@@ -156,13 +166,15 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
                 options.inbox_size,
                 Pace(options.checkpoint_every),
                 trio_token,
-                make_handle=lambda actor: make_subscription(actor, router, permits),
+                make_handle=lambda actor: make_subscription(actor, router, permits, staff),
             )
             permits.on_denied = partial(router.core.instruments.tell, "access_denied")
             for instrument in options.instruments:
                 router.core.instruments.add(instrument)
             staff = Staff(nursery, router, options.drain_timeout)
             nursery.start_soon(router.run, name="trio_events router")
+            requests, end_hopeless = router.core.requests, router.core.senders.end_hopeless
+            nursery.start_soon(requests.run, end_hopeless, name="trio_events requests")
             bus = EventBus._create(
                 router,
                 router.core,
@@ -171,6 +183,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
                 permits,
                 trio_token,
                 options.max_subscriptions,
+                options.slow_handler_after,
                 options.on_dead_letter,
                 Advisories.of(router),
             )
@@ -178,10 +191,11 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             try:
                 yield bus
             except BaseException as error:  # noqa: ASYNC103  # a postponed one is raised in the end
-                if staff.draining and _is_own(error, router):
+                if staff.draining and router.core.door.has_raised(error):
                     postponed = error  # the handlers finish first
                 else:
                     body_error = error
+                    staff.note_exception(error)
                     nursery.cancel_scope.cancel()  # or handlers that wait in `send` would fail, too
                     router.close()
                     raise
@@ -230,10 +244,3 @@ def _raise_as_it_was(error: BaseException) -> NoReturn:
     finally:
         error.__context__ = context
         del error, context  # no reference cycle
-
-
-def _is_own(error: BaseException, router: Router) -> bool:
-    """Whether this is nothing but the error of a closed bus, or many of it."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_own(member, router) for member in error.exceptions)
-    return router.core.door.has_raised(error)

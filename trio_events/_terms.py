@@ -7,6 +7,7 @@ from typing import final
 import attrs
 
 from ._core.buffer import Overflow, check_count
+from ._history import History, check_history
 from ._names.interest import Interest
 from ._names.pattern import ExactPath
 
@@ -28,6 +29,8 @@ class Terms:
     interest: Interest
     max_buffer_size: int
     overflow: Overflow
+    history: History | None = None
+    """What has the events that come first."""
 
     @staticmethod
     def of(
@@ -36,13 +39,14 @@ class Terms:
         path: str | ExactPath | None,
         max_buffer_size: int,
         overflow: Overflow,
+        history: History | None = None,
     ) -> Terms:
         """Read the patterns, and check the rest.
 
         Raises:
           TypeError: If something is of the wrong type.
-          ValueError: If `max_buffer_size` is less than 1, or the bus's own events would make
-            senders wait.
+          ValueError: If `max_buffer_size` is less than 1, the bus's own events would make senders
+            wait, or `history` doesn't keep all of the events.
           InvalidPatternError: If a text is not a pattern.
         """
         check_count("max_buffer_size", max_buffer_size)
@@ -50,4 +54,6 @@ class Terms:
             raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
         interest = Interest.of(system, kind, path)
         check_overflow(interest, overflow)
-        return Terms(interest, max_buffer_size, overflow)
+        if history is not None:
+            check_history(history, interest)
+        return Terms(interest, max_buffer_size, overflow, history)

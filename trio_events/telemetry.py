@@ -33,7 +33,7 @@ from opentelemetry.trace import (
 
 from ._event import Event
 from ._handlers.registration import name_of
-from ._handlers.supervision import is_cancelled
+from ._handlers.staff import is_cancelled
 from ._instruments import Instrument
 from ._subscription import Subscription
 
@@ -218,12 +218,9 @@ class Telemetry(Instrument):
         dropped = subscription.statistics().dropped
         self._dropped_before[patterns] = self._dropped_before.get(patterns, 0) + dropped
 
-    def events_routed(
-        self, events: Sequence[Event], subscriptions: tuple[Subscription, ...]
-    ) -> None:
+    def events_unmatched(self, events: Sequence[Event]) -> None:
         """See `Instrument`."""
-        if not subscriptions:
-            self._unmatched += len(events)
+        self._unmatched += len(events)
 
     def _sums(
         self, count: Callable[[Subscription], int], before: dict[str, int] | None = None

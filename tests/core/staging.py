@@ -15,7 +15,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_events as events
-from trio_events import BusClosedError, EventBus, HandlerSet, Subscription, open_event_bus
+from trio_events import (
+    BusClosedError,
+    EventBus,
+    HandlerSet,
+    History,
+    Subscription,
+    open_event_bus,
+)
 from trio_events._bus import current_bus
 
 from ..observing import assert_balanced, drain, paths
@@ -43,6 +50,9 @@ class Stage:
 
     opened: list[Subscription] = attrs.field(factory=list)
     """The subscriptions that the operation made."""
+
+    histories: list[History] = attrs.field(factory=list)
+    """The histories that the operation opened."""
 
     stray: list[BaseException] = attrs.field(factory=list)
     """What was raised in tasks beside the operation."""
@@ -88,6 +98,10 @@ class Stage:
             await wait_all_tasks_blocked()
         for each in (self.subscription, self.witness, *self.opened):
             assert_balanced(each)
+        for history in self.histories:
+            books = history.statistics()
+            gone = books.replaced + books.evicted + books.forgotten
+            assert len(history.events()) == books.kept == books.matched - gone
         order = read_all(self.witness)
         assert order == self.accepted
         statistics = self.bus.statistics()
@@ -130,7 +144,9 @@ async def staged(operation: Operation) -> AsyncIterator[Stage]:
     """Open a bus, and prepare what the operation needs."""
     inbox_size = 1 if operation is send_that_waits_for_the_inbox else 256
     async with (
-        open_event_bus(inbox_size=inbox_size, checkpoint_every=CHECKPOINT_EVERY) as bus,
+        open_event_bus(
+            inbox_size=inbox_size, checkpoint_every=CHECKPOINT_EVERY, drain_timeout=0
+        ) as bus,
         trio.open_nursery() as nursery,
     ):
         subscription = await bus.subscribe("a", max_buffer_size=2)
@@ -139,6 +155,8 @@ async def staged(operation: Operation) -> AsyncIterator[Stage]:
         if operation in FILLED:
             for _ in range(2):
                 await stage.send()
+        if operation is forget:
+            await keep_in_a_history(stage)
         if operation is close_the_bus_while_a_sender_waits:
             nursery.start_soon(wait_in_send, stage)
         await wait_all_tasks_blocked()
@@ -227,8 +245,31 @@ async def subscribe(stage: Stage) -> None:
     stage.opened.append(await stage.bus.subscribe("b"))
 
 
+async def subscribe_with_a_history(stage: Stage) -> None:
+    history = await stage.bus.open_history("b")
+    stage.opened.append(await stage.bus.subscribe("b", history=history))
+
+
+async def keep_in_a_history(stage: Stage) -> None:
+    history = await stage.bus.open_history("c", max_events=1)
+    stage.histories.append(history)
+    async with history:
+        for path in ("/1", "/2", "/2"):
+            stage.bus.send_nowait("c", "k", path)
+        assert (await stage.bus.wait_for("c", history=history)).path == "/2"
+
+
+async def forget(stage: Stage) -> None:
+    [history] = stage.histories
+    history.forget("/2")
+
+
 async def register_a_handler(stage: Stage) -> None:
     stage.opened.append(await stage.bus.on(stage.handle, "b", concurrency=2))
+
+
+async def register_a_responder(stage: Stage) -> None:
+    stage.opened.append(await stage.bus.serve(stage.handle, "b", concurrency=2, ordered=True))
 
 
 async def include_a_set(stage: Stage) -> None:
@@ -251,6 +292,10 @@ async def expect(stage: Stage) -> None:
 
 async def wait_for(stage: Stage) -> None:
     assert (await stage.bus.wait_for("c")).path == "/c"
+
+
+async def wait_for_with_a_function(stage: Stage) -> None:
+    assert (await stage.bus.wait_for("c", where=lambda event: True)).path == "/c"
 
 
 async def request(stage: Stage) -> None:
@@ -291,6 +336,30 @@ async def wait_in_send(stage: Stage) -> None:
         stage.accepted.append("/waits")
 
 
+async def consume(
+    stage: Stage, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    task_status.started()
+    await trio.sleep_forever()
+
+
+async def start_a_consumer_soon(stage: Stage) -> None:
+    stage.bus.start_soon(consume, stage)
+
+
+async def start_a_consumer(stage: Stage) -> None:
+    await stage.bus.start(consume, stage)
+
+
+async def wait_until_idle(stage: Stage) -> None:
+    await stage.bus.wait_idle()
+
+
+async def drain_the_subscription(stage: Stage) -> None:
+    with trio.move_on_after(0):
+        await stage.subscription.drain()
+
+
 async def ask_what_there_is(stage: Stage) -> None:
     stage.bus.for_actor("somebody")
     assert stage.bus.is_wanted("a", "k", "/x")
@@ -325,12 +394,14 @@ BESIDE: Final[dict[Operation, Callable[[Stage], object]]] = {
     iterate_and_wait: Stage.send_nowait,
     read_a_batch_and_wait: Stage.send_nowait,
     wait_for: send_what_is_waited_for,
+    wait_for_with_a_function: send_what_is_waited_for,
     request: answer,
 }
 """What another task does meanwhile."""
 
 CLOSING: Final[tuple[Operation, ...]] = (
     add_and_remove,  # which may leave it with more than "a"
+    drain_the_subscription,
     close_the_subscription,
     close_the_subscription_by_with,
     close_the_channel,
@@ -350,6 +421,7 @@ FILLED: Final[tuple[Operation, ...]] = (
     iterate,
     read_a_batch,
     read_a_batch_of_one,
+    drain_the_subscription,
     close_the_subscription,
     close_the_subscription_by_with,
     close_the_channel,
@@ -368,12 +440,20 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     iterate_and_wait,
     read_a_batch_and_wait,
     subscribe,
+    subscribe_with_a_history,
+    keep_in_a_history,
+    forget,
     register_a_handler,
+    register_a_responder,
     include_a_set,
     add_and_remove,
     expect,
     wait_for,
+    wait_for_with_a_function,
     request,
+    start_a_consumer_soon,
+    start_a_consumer,
+    wait_until_idle,
     ask_what_there_is,
     use_another_bus,
     *FILLED,

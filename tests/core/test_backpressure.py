@@ -540,6 +540,20 @@ async def test_the_memory_of_routes_is_bounded(autojump_clock: MockClock) -> Non
         assert bus.statistics().routes_remembered < 10_000
 
 
+async def test_an_event_that_finds_room_comes_after_the_held_ones() -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=8)
+        for number in range(9):  # the router has no turn meanwhile, so the last one doesn't fit
+            bus.send_nowait("a", "k", f"/{number}")
+        await wait_all_tasks_blocked()
+        assert subscription.statistics().held == 1
+        read = [subscription.receive_nowait().path for _ in range(2)]
+        bus.send_nowait("a", "k", "/9")
+        await wait_all_tasks_blocked()
+    read += [event.path async for event in subscription]
+    assert read == [f"/{number}" for number in range(10)]
+
+
 async def test_held_events_and_waiting_senders_come_out_in_one_order(
     autojump_clock: MockClock,
 ) -> None:

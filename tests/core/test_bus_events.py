@@ -24,6 +24,7 @@ from trio_events import (
     EventBus,
     EventUnmatched,
     HandlerSet,
+    HandlerSlow,
     HandlingFailed,
     Instrument,
     InvalidEventError,
@@ -32,6 +33,8 @@ from trio_events import (
     LossStarted,
     Overflow,
     PolicyDeniedError,
+    RequestsWaiting,
+    Retry,
     RulePolicy,
     SendersWaiting,
     SendRefused,
@@ -110,6 +113,7 @@ async def test_opening_and_closing(autojump_clock: MockClock) -> None:
         assert (waiting.kind, waiting.path) == ("subscription.opened", "/subscriptions/4")
         assert (waited.kind, waited.path) == ("subscription.closed", "/subscriptions/4")
         books = {"matched": 3, "delivered": 1, "queued": 1, "dropped": 1, "discarded": 0}
+        books["superseded"] = 0
         assert isinstance(closed.data, SubscriptionClosed)
         assert attrs.asdict(closed.data) == {**attrs.asdict(first), **books}
         assert (closed.kind, closed.path) == ("subscription.closed", "/subscriptions/2")
@@ -145,6 +149,79 @@ async def test_senders_that_wait_and_a_deadlock(autojump_clock: MockClock) -> No
         assert isinstance(refused.data, DeadlockRefused)
         assert refused.data.system == "a"
         assert full.origin in refused.data.subscription
+
+
+async def test_requests_that_wait_and_handlers_that_last(autojump_clock: MockClock) -> None:
+    async def handler(event: Event) -> None:
+        await trio.sleep(9)
+        await bus.reply(event)
+
+    async with open_event_bus(slow_handler_after=4) as bus:
+        spy = await spy_on(bus, "(request|handler).*")
+        sub = await bus.on(handler, "a", "ask")
+        async with trio.open_nursery() as nursery:
+            for path in ("/1", "/2"):
+                nursery.start_soon(bus.request, "a", "ask", path)
+                await wait_all_tasks_blocked()
+        told = await read(spy)
+    stalled = [event for event in told if event.kind == "request.stalled"]
+    assert {event.path for event in stalled} == {"/"}
+    data = stalled[0].data
+    assert isinstance(data, RequestsWaiting)
+    assert (data.system, data.kind, data.path) == ("a", "ask", "/1")
+    assert (data.waiting, data.seconds) == (2, 1.0)
+    assert sub.origin in data.whereabouts
+    assert [event.data.seconds for event in stalled[:3]] == [1.0, 2.0, 4.0]
+    slow = [event for event in told if event.kind == "handler.slow"]
+    assert {event.path for event in slow} == {"/subscriptions/2"}
+    assert slow[0].data == HandlerSlow(
+        2, sub.origin, slow[0].data.handler, "a", "ask", "/1", slow[0].data.seconds
+    )
+    assert slow[0].data.handler.endswith("handler")
+    assert 4 <= slow[0].data.seconds < 6
+
+
+async def test_a_request_that_waits_for_itself(autojump_clock: MockClock) -> None:
+    async def ask_itself(event: Event) -> None:
+        with pytest.raises(DeadlockError):
+            await bus.request("a", "ask", "/again")
+
+    async with spied("deadlock.*") as (bus, spy):
+        sub = await bus.serve(ask_itself, "a")
+        await bus.request("a", "ask", "/1")
+        (refused,) = await read(spy)
+    assert refused.data.system == "a"
+    assert sub.origin in refused.data.subscription
+
+
+async def test_what_only_a_history_keeps_or_a_request_awaits_is_not_unmatched(
+    autojump_clock: MockClock,
+) -> None:
+    async def answer(event: Event) -> str:
+        return event.path
+
+    async with spied("event.unmatched") as (bus, spy):
+        await bus.open_history("a")
+        await bus.serve(answer, "b", "ask")
+        await bus.send("a", "k", "/1")
+        await bus.request("b", "ask", "/2")
+        assert await read(spy) == []
+
+
+async def test_a_history_keeps_them(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        history = await bus.open_history("$bus", per_path=None)
+        (await bus.subscribe("a")).close()
+        await wait_all_tasks_blocked()
+        assert kinds(history.events()) == ["subscription.opened", "subscription.closed"]
+        late = await bus.subscribe("$bus", overflow=KEPT, history=history)
+        assert kinds(await read(late)) == ["subscription.opened", "subscription.closed"]
+        late.close()
+        history.close()
+        await bus.subscribe("b")
+        await wait_all_tasks_blocked()
+        assert len(history.events()) == 2
+        assert bus._core.instruments.in_step is None
 
 
 async def test_without_a_spy_a_deadlock_is_refused_all_the_same(autojump_clock: MockClock) -> None:
@@ -235,6 +312,29 @@ async def test_what_nothing_matches(autojump_clock: MockClock) -> None:
             ]
         ]
         assert bus.statistics().unmatched == 10  # its own events are not among them
+
+
+async def test_attempts_of_a_handler(autojump_clock: MockClock) -> None:
+    async with spied("*.failed") as (bus, spy):
+        await bus.on(fail, "a", on_error=Retry(2, then=Log()))
+        await bus.send("a", "k", "/1")
+        await trio.sleep(1)
+        told = [(event.kind, event.data.treatment) for event in await read(spy)]
+    assert told == [("handler.failed", "Retry"), ("handler.failed", "Log"), ("event.failed", "Log")]
+
+
+async def test_the_end_of_a_bus_closes_all_but_those_who_listen(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        first = await spy_on(bus, "subscription.closed")
+        for system in "ab":
+            await bus.subscribe(system)
+        second = await spy_on(bus, "subscription.closed")
+        await bus.open_history("$bus")
+    for spy in (first, second):
+        assert [event.path async for event in spy] == ["/subscriptions/2", "/subscriptions/3"]
+    assert bus.statistics().current_inbox_used == 0
 
 
 async def test_the_end_of_a_bus(autojump_clock: MockClock) -> None:

@@ -7,7 +7,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -23,6 +23,7 @@ from trio_events import (
     Subscription,
     open_event_bus,
 )
+from trio_events._core.senders import Sender
 
 from ..handlers.handling import Recorder
 from ..injecting import PACKAGE, TRIO_CORE, AtLine, no_chance
@@ -94,10 +95,12 @@ class Busy:
         except BusClosedError:
             pass
 
-    async def run(self) -> None:
+    async def run(self, *, readers_come_late: bool = False) -> None:
         async with trio.open_nursery() as nursery:
             for name in "12":
                 nursery.start_soon(self.send, name)
+            if readers_come_late:
+                await wait_all_tasks_blocked()
             nursery.start_soon(self.receive)
             nursery.start_soon(self.iterate)
             nursery.start_soon(self.read_batches)
@@ -152,42 +155,55 @@ VICTIMS: Final[dict[str, Callable[[Busy], object]]] = {
     "two at once": close_two,
 }
 
+ROOMS: Final = {"little": (1, 2, 1), "much": (10, 10, 10)}
+"""How many events fit into the buffers. With much room, readers come late: then they find lists of
+several events in a buffer that isn't full."""
+
+SKIPPED: Final = ("unrolled_run", "_post")
+"""Trio's loop isn't ready for a destructor that reschedules a task. And between the last lines of
+`EventBus._post` there is no call, so that Python can't run one."""
+
 SAMPLES = 60
 """At how many lines each of them is closed: evenly spread over all lines of the program."""
 
 
-async def play(act: Callable[[Busy], object], at_line: AtLine) -> None:
+async def play(act: Callable[[Busy], object], at_line: AtLine, room: str = "little") -> None:
+    sizes = iter(ROOMS[room])
     before = tasks_living()
     async with open_event_bus(inbox_size=3, checkpoint_every=3) as bus:
         recorder = Recorder()
         busy = Busy(
             bus,
-            await bus.subscribe("a", max_buffer_size=1),
-            await bus.subscribe("a", max_buffer_size=2),
-            await bus.on(recorder, "a", concurrency=2, max_buffer_size=1),
+            await bus.subscribe("a", max_buffer_size=next(sizes)),
+            await bus.subscribe("a", max_buffer_size=next(sizes)),
+            await bus.on(recorder, "a", concurrency=2, max_buffer_size=next(sizes)),
             await bus.subscribe("a", max_buffer_size=100),
             recorder=recorder,
         )
         at_line.act = partial(act, busy)
         with at_line:
-            await busy.run()
+            await busy.run(readers_come_late=room == "much")
     busy.check()
     assert tasks_living() == before
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("files", [(PACKAGE,), TRIO_CORE], ids=["the package", "trio"])
-def test_closing_at_any_line_is_safe(victim: str, files: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("room", "files"),
+    [("little", (PACKAGE,)), ("much", (PACKAGE,)), ("little", TRIO_CORE)],
+    ids=["little room", "much room", "in trio"],
+)
+def test_closing_at_any_line_is_safe(victim: str, room: str, files: tuple[str, ...]) -> None:
     async def main() -> None:
-        calm = AtLine(-1, bool, files)
-        await play(VICTIMS[victim], calm)
+        calm = AtLine(-1, bool, files, SKIPPED)
+        await play(VICTIMS[victim], calm, room)
         assert calm.lines > SAMPLES
         step = calm.lines // SAMPLES
         offset = list(VICTIMS).index(victim) * step // len(VICTIMS)
         for number in range(offset, calm.lines, step):
-            at_line = AtLine(number, bool, files)
+            at_line = AtLine(number, bool, files, SKIPPED)
             try:
-                await play(VICTIMS[victim], at_line)
+                await play(VICTIMS[victim], at_line, room)
             except BaseException as error:
                 error.add_note(f"closed at line {number}: {at_line.where}")
                 raise
@@ -421,3 +437,82 @@ async def test_data_that_cannot_be_asked_anything_is_passed_on(
             await bus.send("b", "k", "/x", data)
             assert (await waiter.event()).data is data
     assert handler.seen == ["/0", "/1", "/2"]
+
+
+async def test_a_send_that_the_end_of_the_bus_has_woken_is_cancelled_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Trio has decided to cancel the send, and a destructor closes the bus before the send hears it.
+    abort, outcomes = Sender._abort, []
+
+    async with open_event_bus() as bus:
+
+        def close_first(sender: Sender, raise_cancel: object) -> trio.lowlevel.Abort:
+            bus.close()
+            return abort(sender, raise_cancel)
+
+        async def send() -> None:
+            try:
+                await bus.send("a", "k", "/2")
+            except BaseException as error:
+                outcomes.append(type(error))
+                raise
+
+        monkeypatch.setattr(Sender, "_abort", close_first)
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        with pytest.RaisesGroup(BusClosedError):
+            async with trio.open_nursery() as senders:
+                senders.start_soon(send)
+                await wait_all_tasks_blocked()
+                senders.cancel_scope.cancel()
+    assert outcomes == [BusClosedError]
+    assert drain(subscription.channel()) == ["/1"]
+
+
+@attrs.define(eq=False)
+class ActsFirst:
+    """A channel at whose next `receive` something happens first, as if by a destructor."""
+
+    channel: trio.MemoryReceiveChannel[Any]
+    act: Callable[[], object]
+
+    async def receive(self) -> Any:
+        act, self.act = self.act, bool
+        act()
+        return await self.channel.receive()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["", "and then the bus"])
+async def test_a_subscription_may_be_closed_as_the_router_begins_to_receive(ends: bool) -> None:
+    async with open_event_bus() as bus:
+        subscription, other = await bus.subscribe("a"), await bus.subscribe("**")
+        await wait_all_tasks_blocked()
+
+        def close() -> None:
+            subscription.close()
+            if ends:
+                bus.close()
+
+        inbox = bus._core.inbox
+        inbox.rx = ActsFirst(inbox.rx, close)  # type: ignore[assignment]
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        if not ends:
+            await bus.send("a", "k", "/2")
+    assert drain(subscription.channel()) == ["/1"]
+    assert drain(other.channel()) == (["/1"] if ends else ["/1", "/2"])
+    with pytest.raises(trio.EndOfChannel):
+        subscription.receive_nowait()
+
+
+async def test_who_reads_before_the_end_has_been_routed_waits_for_it() -> None:
+    async with open_event_bus() as bus:
+        one, other = await bus.subscribe("a"), await bus.subscribe("a")
+        one.close()
+        with pytest.raises(trio.EndOfChannel):
+            await one._actor.receive()
+        other.close()
+        with pytest.raises(trio.EndOfChannel):
+            await other._actor.receive_list(None)

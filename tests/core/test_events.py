@@ -35,6 +35,8 @@ from trio_events import (
     Overflow,
     Pattern,
     PolicyDeniedError,
+    Reject,
+    RequestFailedError,
     Subscription,
     SubscriptionLimitError,
     SubscriptionOverflowError,
@@ -120,12 +122,14 @@ ERRORS: list[tuple[type[EventBusError], type[Exception], ErrorKind, bool]] = [
     (DeadlockError, Exception, ErrorKind.CONFLICT, False),
     (NoBusError, RuntimeError, ErrorKind.UNAVAILABLE, False),
     (NoSubscribersError, Exception, ErrorKind.UNAVAILABLE, True),
+    (RequestFailedError, Exception, ErrorKind.UNAVAILABLE, True),
 ]
 
 
 def test_the_table_of_errors_is_complete() -> None:
     exported = {getattr(trio_events, name) for name in trio_events.__all__}
-    assert {error for error, *_ in ERRORS} | {EventBusError} == {
+    # `Reject` is what responders raise, and no error of the bus.
+    assert {error for error, *_ in ERRORS} | {EventBusError, Reject} == {
         thing for thing in exported if isinstance(thing, type) and issubclass(thing, BaseException)
     }
 
@@ -429,12 +433,13 @@ def test_every_member_of_an_enumeration_has_a_docstring(
     assert documented == {member.name for member in enumeration}
 
 
-def test_the_four_overflow_policies_are_there() -> None:
+def test_the_five_overflow_policies_are_there() -> None:
     assert [policy.name for policy in Overflow] == [
         "BLOCK",
         "DROP_OLDEST",
         "DROP_INCOMING",
         "CLOSE",
+        "LATEST",
     ]
 
 

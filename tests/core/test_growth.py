@@ -13,7 +13,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_events import BusClosedError, DeadlockError, EventBus, Subscription, open_event_bus
+from trio_events import (
+    BusClosedError,
+    DeadlockError,
+    EventBus,
+    Overflow,
+    Subscription,
+    open_event_bus,
+)
 
 from ..injecting import AtLine, no_chance
 from ..time_limit import run_with_time_limit
@@ -258,6 +265,26 @@ async def close_a_bus_of_many_waits(size: int, count: AtLine) -> None:
             await wait_all_tasks_blocked()
 
 
+async def keep_the_newest_of_many_paths(size: int, count: AtLine) -> None:
+    """A full buffer with one path more than it has room for, and a reader now and then."""
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=size, overflow=Overflow.LATEST)
+        with count:
+            for number in range(6 * size):
+                await bus.send("a", "k", f"/{number % (size + 1)}")
+                if number % 5 == 0:
+                    await subscription.receive()
+
+
+async def keep_the_history_of_many_paths(size: int, count: AtLine) -> None:
+    async with open_event_bus() as bus:
+        history = await bus.open_history("**", per_path=2, max_events=size)
+        with count:
+            for number in range(4 * size):
+                await bus.send("a", "k", f"/{number % size}")
+            await bus.subscribe("a", history=history)
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -274,6 +301,8 @@ async def close_a_bus_of_many_waits(size: int, count: AtLine) -> None:
         look_at_many_senders_for_long,
         close_many_subscriptions,
         close_a_bus_of_many_waits,
+        keep_the_newest_of_many_paths,
+        keep_the_history_of_many_paths,
     ],
     ids=lambda f: f.__name__,
 )

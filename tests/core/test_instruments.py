@@ -23,6 +23,7 @@ from trio_events import (
     Instrument,
     Log,
     NoBusError,
+    NoSubscribersError,
     Overflow,
     PolicyDeniedError,
     RulePolicy,
@@ -204,6 +205,46 @@ async def test_a_send_is_told_of_at_every_checkpoint(autojump_clock: MockClock) 
     assert await at_every_checkpoint(scene) == 2
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_requests_and_replies_are_told_of_as_sends(
+    by_hand: bool, autojump_clock: MockClock
+) -> None:
+    instrument, calls = watcher()
+
+    async def answer(event: Event) -> str:
+        return event.path
+
+    async with open_event_bus(instruments=[instrument]) as bus, trio.open_nursery() as nursery:
+        if by_hand:
+
+            async def by_hand_too(event: Event) -> None:
+                await bus.reply(event, event.path)
+
+            await bus.on(by_hand_too, "a", "ask")
+        else:
+            await bus.serve(answer, "a", "ask")
+        full = await bus.subscribe("a", max_buffer_size=1)
+        nursery.start_soon(bus.request, "a", "ask", "/1")
+        await wait_all_tasks_blocked()
+        assert outcomes(calls, "after_send") == ["/1 ok"]  # the reply waits for room
+        assert names(calls).count("before_send") == 2
+        await full.receive()
+        await wait_all_tasks_blocked()
+        assert outcomes(calls, "after_send") == ["/1 ok", "/1 ok"]
+        assert [c[1].kind for c in calls if c[0] == "after_send"] == ["ask", "accepted"]
+        with trio.move_on_after(0.5):
+            await bus.request("a", "ask", "/2")
+        assert outcomes(calls, "after_send")[2:] == ["/2 Cancelled"]
+
+
+async def test_a_request_that_nobody_gets_is_not_told_of(autojump_clock: MockClock) -> None:
+    instrument, calls = watcher()
+    async with open_event_bus(instruments=[instrument]) as bus:
+        with pytest.raises(NoSubscribersError):
+            await bus.request("a", "ask", "/1")
+    assert names(calls) == ["bus_closed"]
+
+
 async def test_a_refused_send_is_an_access_that_was_denied(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     async with open_event_bus(policy=RulePolicy([]), instruments=[instrument]) as bus:
@@ -287,6 +328,54 @@ async def test_with_paths_each_event_is_told_of_alone_and_unmatched_ones_too(
         await wait_all_tasks_blocked()
     told = [(paths(call[1]), set(call[2])) for call in calls if call[0] == "events_routed"]
     assert told == [(["/1"], {one, two}), (["/2"], {two}), (["/3/4"], set()), (["/1"], set())]
+
+
+async def test_a_history_is_no_subscription_but_what_it_keeps_is_not_unmatched(
+    autojump_clock: MockClock,
+) -> None:
+    instrument, calls = watcher()
+    async with open_event_bus(instruments=[instrument]) as bus:
+        history = await bus.open_history("a")
+        subscription = await bus.subscribe("a", "x")
+        calls.clear()
+        for kind in "xyy":
+            await bus.send("a", kind, "/1")
+        await wait_all_tasks_blocked()
+        await bus.send("b", "k", "/1")
+        await bus.send("b", "k", "/2")
+        await wait_all_tasks_blocked()
+        assert len(history.events()) == 2
+        history.close()
+    told = [(paths(c[1]), *c[2:]) for c in calls if c[0].startswith("events_")]
+    assert told == [
+        (["/1"], (subscription,)),
+        (["/1", "/1"], ()),
+        (["/1", "/2"], ()),
+        (["/1", "/2"],),
+    ]
+    assert not [name for name in names(calls) if name == "subscription_opened"]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_what_answers_a_request_is_not_unmatched(
+    at_once: bool, autojump_clock: MockClock
+) -> None:
+    instrument, calls = watcher()
+
+    async def answer(event: Event) -> None:
+        if at_once:
+            bus.send_nowait("b", "k", "/before")
+        bus.send_nowait("a", "accepted", event.path)
+        if at_once:
+            bus.send_nowait("a", "accepted", event.path)
+
+    async with open_event_bus(instruments=[instrument]) as bus:
+        await bus.on(answer, "a", "ask")
+        await bus.request("a", "ask", "/1")
+        await wait_all_tasks_blocked()
+    told = [[(e.system, e.kind, e.path) for e in c[1]] for c in calls if c[0] == "events_unmatched"]
+    late = [("a", "accepted", "/1")]  # the second reply, which nothing waits for
+    assert told == ([[("b", "k", "/before")], late] if at_once else [])
 
 
 async def test_a_subscription_that_was_closed_meanwhile_is_the_same_object(
@@ -380,27 +469,75 @@ async def test_each_event_that_is_read_is_told_of_once_in_the_task_of_the_reader
         assert tasks == {trio.lowlevel.current_task()}
 
 
-async def test_what_expect_wait_for_and_request_open_is_told_of(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("way", ["one by one", "in order"])
+async def test_each_event_that_a_handler_takes_is_told_of_before_its_call(
+    way: str, autojump_clock: MockClock
+) -> None:
     instrument, calls = watcher()
+    handled = []
 
-    async def answer(event: Event) -> None:
-        await trio_events.send("a", "accepted", event.path)
+    async def handler(event: Event) -> None:
+        await trio.sleep(1)
+        handled.append(event.path)
 
     async with open_event_bus(instruments=[instrument]) as bus:
-        await bus.on(answer, "a", "ask")
-        calls.clear()
-        await bus.request("a", "ask", "/1")
+        calls_at_once = 1 if way == "one by one" else 2
+        await bus.on(handler, "a", concurrency=calls_at_once, ordered=way == "in order")
+        for path in ["/1", "/1", "/2", "/1"]:
+            await bus.send("a", "k", path)
+    assert sorted(handled) == ["/1", "/1", "/1", "/2"]
+    told = [(call[0], call[1]) for call in calls if call[0] in ("event_received", "before_handler")]
+    assert len(told) == 8
+    received, called = told[::2], told[1::2]
+    assert {name for name, _ in received} == {"event_received"}
+    assert {name for name, _ in called} == {"before_handler"}
+    assert all(event is other for (_, event), (_, other) in zip(received, called, strict=True))
+
+
+async def test_what_expect_and_wait_for_open_is_told_of(autojump_clock: MockClock) -> None:
+    instrument, calls = watcher()
+    async with open_event_bus(instruments=[instrument]) as bus, trio.open_nursery() as nursery:
+        nursery.start_soon(bus.wait_for, "a")
+        await wait_all_tasks_blocked()
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
         (opened,) = (call[1] for call in calls if call[0] == "subscription_opened")
         (closed,) = (call[1] for call in calls if call[0] == "subscription_closed")
         assert opened is closed
-        assert opened.kind == "**.(accept|accepted|reject|rejected)"
         assert ("/1", opened) in [(c[1].path, c[2]) for c in calls if c[0] == "event_received"]
         async with bus.expect("b"):
             calls.clear()
             other, others = watcher()
             bus.add_instrument(other)
-        assert names(others) == ["subscription_opened"] * 2 + ["subscription_closed"]
-        assert others[1][1] is others[2][1] is calls[-1][1]
+        assert names(others) == ["subscription_opened", "subscription_closed"]
+        assert others[0][1] is others[1][1] is calls[-1][1]
+
+
+async def test_the_end_of_the_bus_closes_each_subscription_once(autojump_clock: MockClock) -> None:
+    instrument, calls = watcher()
+    async with open_event_bus(instruments=[instrument]) as bus, trio.open_nursery() as nursery:
+        first, second = await bus.subscribe("a"), await bus.subscribe("a")
+        await bus.open_history("a")
+        second.close()
+        third = await bus.subscribe("a")
+        await bus.send("a", "k", "/1")
+
+        async def expect() -> None:
+            with pytest.raises(BusClosedError):
+                await bus.wait_for("b")
+
+        nursery.start_soon(expect)
+        await wait_all_tasks_blocked()
+        waiter = [call[1] for call in calls if call[0] == "subscription_opened"][-1]
+        calls.clear()
+        bus.close()
+        assert calls == [
+            *[("subscription_closed", each) for each in (first, third, waiter)],
+            ("bus_closed",),
+        ]
+        calls.clear()
+        assert drain(first.channel()) == drain(third.channel()) == ["/1"]
+        assert [call[2] for call in calls] == [first, third]  # still the same objects
 
 
 # --------------------------------------------------------------------------------------- handlers
@@ -632,7 +769,7 @@ async def everything(bus: EventBus, nursery: trio.Nursery) -> None:
     await bus.on(fail, "c", on_error=Log())
     with pytest.raises(PolicyDeniedError):
         await bus.send("secret", "k", "/")
-    for system in "aaaccb":
+    for system in "aaaccbd":
         await bus.send(system, "k", f"/{system}")
     await wait_all_tasks_blocked()
     nursery.start_soon(bus.send, "b", "k", "/2")
@@ -665,7 +802,7 @@ async def test_an_instrument_that_raises_is_logged_and_removed_and_the_bus_goes_
         [
             trio_events.Allow(action, system)
             for action in ("events.send", "events.subscribe")
-            for system in ("(a|b|c)",)
+            for system in ("(a|b|c|d)",)
         ]
     )
     async with (

@@ -14,6 +14,7 @@ from trio_events import (
     BusClosedError,
     Event,
     EventBus,
+    InvalidEventError,
     Log,
     Propagate,
     Subscription,
@@ -75,6 +76,33 @@ async def interrupt_everywhere(scene: Callable[[AtLine], Awaitable[None]], *file
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.__name__)
 def test_ctrl_c_at_any_line_of_an_operation_breaks_nothing(operation: Operation) -> None:
     run_with_time_limit(partial(interrupt_everywhere, partial(play, operation)))
+
+
+def test_ctrl_c_at_any_line_of_a_reply_leaves_it_sent_or_to_be_sent_again() -> None:
+    async def scene(at_line: AtLine) -> None:
+        got: list[object] = []
+
+        async def ask() -> None:
+            got.append((await bus.request("a", "k", "/1")).data)
+
+        async with open_event_bus(checkpoint_every=2) as bus, trio.open_nursery() as nursery:
+            requests = await bus.subscribe("a", "k")
+            nursery.start_soon(ask)
+            request = await requests.receive()
+            try:
+                with at_line:
+                    await bus.reply(request, "first")
+                await trio.lowlevel.checkpoint()
+            except KeyboardInterrupt:
+                try:
+                    await bus.reply(request, "second")
+                except InvalidEventError:
+                    pass  # it was sent
+            await wait_all_tasks_blocked()
+            assert len(got) == 1
+            assert not bus._router.core.requests.underway
+
+    run_with_time_limit(partial(interrupt_everywhere, scene))
 
 
 @pytest.mark.parametrize("operation", [expect, wait_for, request], ids=lambda o: o.__name__)

@@ -19,7 +19,7 @@ from trio_events import (
     EventBus,
     Log,
     Overflow,
-    Restart,
+    Retry,
     Subscription,
     open_event_bus,
 )
@@ -304,7 +304,7 @@ async def test_what_a_log_handler_raises_is_shown_for_each_notice(
 
     with on_log(raise_error):
         async with open_event_bus() as bus:
-            await bus.on(fail, "a", on_error=Restart(backoff=0, max_restarts=3, retry=False))
+            await bus.on(fail, "a", on_error=Retry(2, backoff=0, then=CloseSubscription()))
             for number in range(2):
                 await bus.send("a", "k", f"/{number}")
             await wait_all_tasks_blocked()

@@ -55,6 +55,7 @@ async def test_a_reader_that_keeps_up_badly_is_one_episode(
         (Overflow.DROP_OLDEST, "the oldest ones are lost (drop_oldest)"),
         (Overflow.DROP_INCOMING, "further ones are lost (drop_incoming)"),
         (Overflow.CLOSE, "further ones are lost (close)"),
+        (Overflow.LATEST, "the oldest ones are lost (latest)"),
     ],
 )
 async def test_the_log_says_which_events_are_lost(
@@ -62,11 +63,23 @@ async def test_the_log_says_which_events_are_lost(
 ) -> None:
     async with open_event_bus() as bus:
         await bus.subscribe("a", max_buffer_size=1, overflow=overflow)
-        for _ in range(3):
-            await bus.send("a", "k", "/x")
+        for number in range(3):
+            await bus.send("a", "k", f"/{number}")
         await wait_all_tasks_blocked()
         assert text in log.messages[0]
         assert "unread events: 1" in log.messages[0]
+
+
+async def test_what_is_superseded_is_not_logged(
+    autojump_clock: MockClock, log: pytest.LogCaptureFixture
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=2, overflow=Overflow.LATEST)
+        for number in range(20):
+            await bus.send("a", "k", f"/{number % 2}")
+        await wait_all_tasks_blocked()
+        assert subscription.statistics().superseded == 18
+    assert not log.messages
 
 
 # ------------------------------------------------------------------------------------- who it was

@@ -87,7 +87,7 @@ async def test_handlers_are_not_registered_by_decorating_with_the_bus() -> None:
 def test_a_decorator_without_parentheses_says_the_form_to_write() -> None:
     handlers = HandlerSet()
     with pytest.raises(TypeError, match=r'@handlers\.on\("system"'):
-        handlers.on(Recorder())  # type: ignore[arg-type]  # that is the mistake
+        handlers.on(Recorder())  # type: ignore[call-overload]  # that is the mistake
 
 
 @pytest.mark.parametrize("policy", [[], [Allow(Action.SEND, "a")], {}, "allow", 1], ids=repr)
@@ -242,6 +242,23 @@ async def test_a_handler_with_the_wrong_parameters_is_refused_at_registration(ha
         with pytest.raises(TypeError, match=re.escape(handler.__qualname__)):
             HandlerSet().on("a")(handler)
         assert not bus.subscriptions()
+
+
+async def test_a_handler_whose_parameters_can_not_be_known_is_accepted(
+    autojump_clock: MockClock,
+) -> None:
+    class Foreign:
+        """As one that is written in C may be: there is no telling what it takes."""
+
+        __signature__ = "(event)"
+
+        async def __call__(self, event: Event) -> None: ...
+
+    async with open_event_bus() as bus:
+        subscription = await bus.on(Foreign(), "a")
+        await bus.send("a", "k", "/x")
+        await wait_all_tasks_blocked()
+        assert subscription.statistics().failures == 0
 
 
 def test_an_unbound_method_is_refused_with_the_form_to_write() -> None:

@@ -22,7 +22,7 @@ from trio_events import (
 from ..observing import assert_balanced, assert_books, drain, paths
 from ..time_limit import run_with_time_limit
 
-LOSSY = [Overflow.DROP_OLDEST, Overflow.DROP_INCOMING, Overflow.CLOSE]
+LOSSY = [overflow for overflow in Overflow if overflow is not Overflow.BLOCK]
 
 
 async def send(bus: EventBus, *paths: str) -> None:
@@ -121,6 +121,90 @@ async def test_drop_incoming_keeps_what_is_buffered(autojump_clock: MockClock) -
         assert_books(subscription, delivered=3, dropped=2)
 
 
+async def test_latest_keeps_the_newest_of_each_path_at_its_place(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=3, overflow=Overflow.LATEST)
+        await send(bus, "/1", "/2", "/1")
+        assert_books(subscription, queued=3)
+        await send(bus, "/3")  # the first /1 makes room
+        assert_books(subscription, queued=3, superseded=1)
+        await send(bus, "/2")
+        assert_books(subscription, queued=3, superseded=2)
+        assert subscription.receive_nowait().path == "/1"
+        assert_books(subscription, delivered=1, queued=2, superseded=2)
+        await send(bus, "/3")  # there is room, so both stay
+        assert_books(subscription, delivered=1, queued=3, superseded=2)
+        await send(bus, "/3")
+        assert_books(subscription, delivered=1, queued=2, superseded=4)
+        assert drain(subscription.channel()) == ["/2", "/3"]
+        assert_books(subscription, delivered=3, superseded=4)
+
+
+async def test_latest_loses_the_oldest_if_there_are_more_paths_than_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=2, overflow=Overflow.LATEST)
+        await send(bus, "/1", "/2", "/3")
+        assert_books(subscription, queued=2, dropped=1)
+        await send(bus, "/2", "/4")
+        assert_books(subscription, queued=2, dropped=2, superseded=1)
+        assert drain(subscription.channel()) == ["/2", "/4"]
+
+
+async def test_latest_tells_systems_and_kinds_apart(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("**", max_buffer_size=3, overflow=Overflow.LATEST)
+        for names in (("a", "k"), ("b", "k"), ("a", "l"), ("b", "k"), ("a", "k")):
+            await bus.send(*names, "/1")
+        await wait_all_tasks_blocked()
+        assert_books(subscription, queued=3, superseded=2)
+        read = [subscription.receive_nowait() for _ in range(3)]
+        assert [(e.system, e.kind) for e in read] == [("a", "l"), ("b", "k"), ("a", "k")]
+
+
+async def test_a_reader_that_keeps_up_gets_every_event_with_latest(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=4, overflow=Overflow.LATEST)
+        for round in range(20):
+            send_burst(bus, "/1", "/1", "/1", "/1")
+            await wait_all_tasks_blocked()
+            assert drain(subscription.channel()) == ["/1"] * 4
+            assert_books(subscription, delivered=4 * (round + 1))
+
+
+async def test_latest_takes_up_a_front_that_is_half_read_and_several_lists(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=4, overflow=Overflow.LATEST)
+        send_burst(bus, "/1", "/2", "/3")
+        await wait_all_tasks_blocked()
+        assert subscription.receive_nowait().path == "/1"
+        await send(bus, "/4", "/2")
+        assert_books(subscription, delivered=1, queued=4)
+        await send(bus, "/3")
+        assert_books(subscription, delivered=1, queued=3, superseded=2)
+        assert paths(await anext(subscription.batches(max_size=2))) == ["/4", "/2"]
+        await send(bus, "/5")
+        subscription.close()
+        assert paths([event async for event in subscription]) == ["/3", "/5"]
+
+
+async def test_latest_discards_what_is_unread_of_it_when_its_channel_is_closed(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=2, overflow=Overflow.LATEST)
+        await send(bus, "/1", "/2", "/1")
+        subscription.channel().close()
+        assert_books(subscription, discarded=2, superseded=1)
+
+
 async def test_close_ends_the_subscription_and_leaves_what_is_buffered_readable(
     autojump_clock: MockClock,
 ) -> None:
@@ -211,6 +295,7 @@ async def test_an_overflow_error_stays_when_others_close_and_not_when_the_reader
         (Overflow.BLOCK, ["/1", "/2", "/3", "/4", "/5"], 0),
         (Overflow.DROP_OLDEST, ["/4", "/5"], 3),
         (Overflow.DROP_INCOMING, ["/1", "/2"], 3),
+        (Overflow.LATEST, ["/4", "/5"], 3),
     ],
 )
 async def test_a_burst_ends_as_the_same_events_one_by_one(
@@ -226,6 +311,18 @@ async def test_a_burst_ends_as_the_same_events_one_by_one(
         assert subscription.channel().statistics().peak_buffer_used == 2
         subscription.close()
         assert paths([event async for event in subscription]) == left
+
+
+async def test_latest_treats_a_burst_as_the_same_events_one_by_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a", max_buffer_size=3, overflow=Overflow.LATEST)
+        send_burst(bus, "/1", "/1", "/1", "/1", "/2", "/2", "/3")
+        await wait_all_tasks_blocked()
+        # The fourth leaves one /1 of four; then there is room, until the last leaves one /2 of two.
+        assert_books(subscription, queued=3, superseded=4)
+        assert drain(subscription.channel()) == ["/1", "/2", "/3"]
 
 
 async def test_a_burst_that_overflows_closes_with_the_first_events_buffered(
@@ -257,6 +354,7 @@ def drain_until_overflow(subscription: Subscription) -> list[str]:
         (Overflow.BLOCK, ["/2", "/3", "/4", "/5"], 0),
         (Overflow.DROP_OLDEST, ["/4", "/5"], 2),
         (Overflow.DROP_INCOMING, ["/2", "/3"], 2),
+        (Overflow.LATEST, ["/4", "/5"], 2),
     ],
 )
 async def test_a_waiting_reader_gets_the_first_event_of_a_burst_that_overflows(
@@ -338,9 +436,11 @@ async def test_subscriptions_of_different_policy_do_not_disturb_each_other(
         assert_books(subscriptions[Overflow.BLOCK], delivered=1, discarded=2)
         assert_books(subscriptions[Overflow.DROP_OLDEST], queued=2, dropped=2)
         assert_books(subscriptions[Overflow.DROP_INCOMING], queued=2, dropped=2)
+        assert_books(subscriptions[Overflow.LATEST], queued=2, dropped=2)
         assert_books(subscriptions[Overflow.CLOSE], queued=2, dropped=1)
         assert drain(subscriptions[Overflow.DROP_OLDEST].channel()) == ["/3", "/4"]
         assert drain(subscriptions[Overflow.DROP_INCOMING].channel()) == ["/1", "/2"]
+        assert drain(subscriptions[Overflow.LATEST].channel()) == ["/3", "/4"]
         assert drain_until_overflow(subscriptions[Overflow.CLOSE]) == ["/1", "/2"]
         assert drain(roomy.channel()) == ["/1", "/2", "/3", "/4"]
 
@@ -360,6 +460,7 @@ class Model:
     delivered: int = 0
     dropped: int = 0
     discarded: int = 0
+    superseded: int = 0
     closed: bool = False
     overflowed: bool = False
     unwanted: bool = False
@@ -372,6 +473,12 @@ class Model:
             self.buffer.append(path)
         elif self.overflow is Overflow.BLOCK:
             return False
+        elif self.overflow is Overflow.LATEST:
+            buffer = [*self.buffer, path]
+            newest = [p for place, p in enumerate(buffer) if p not in buffer[place + 1 :]]
+            self.buffer = newest[-self.size :]
+            self.superseded += len(buffer) - len(newest)
+            self.dropped += len(newest) - len(self.buffer)
         else:
             self.dropped += 1
             if self.overflow is Overflow.DROP_OLDEST:
@@ -403,7 +510,8 @@ class Model:
             self.buffer = []
 
 
-STEPS = ["send", "send", "send", "receive", "receive", "batch", "close", "close channel"]
+SENDS = ["/1", "/2", "/3", "another path"]
+STEPS = [*SENDS, "receive", "receive", "batch", "close", "close channel"]
 
 
 @settings(max_examples=100, deadline=None)
@@ -412,8 +520,9 @@ STEPS = ["send", "send", "send", "receive", "receive", "batch", "close", "close 
     size=st.integers(1, 3),
     steps=st.lists(st.sampled_from(STEPS), max_size=25),
 )
-@example(overflow=Overflow.BLOCK, size=1, steps=["send", "close", "send", "receive", "receive"])
-@example(overflow=Overflow.CLOSE, size=1, steps=["send", "send", "close channel", "receive"])
+@example(overflow=Overflow.BLOCK, size=1, steps=["/1", "close", "/2", "receive", "receive"])
+@example(overflow=Overflow.CLOSE, size=1, steps=["/1", "/1", "close channel", "receive"])
+@example(overflow=Overflow.LATEST, size=2, steps=["/1", "/2", "/1", "receive", "/1", "/2", "close"])
 def test_any_sequence_of_steps_does_what_the_model_does(
     overflow: Overflow, size: int, steps: list[str]
 ) -> None:
@@ -423,13 +532,14 @@ def test_any_sequence_of_steps_does_what_the_model_does(
             subscription = await bus.subscribe("a", max_buffer_size=size, overflow=overflow)
             channel = subscription.channel()
             for number, step in enumerate(steps):
-                if step == "send":
+                if step in SENDS:
+                    path = step if step.startswith("/") else f"/another/{number}"
                     try:
-                        bus.send_nowait("a", "k", f"/{number}")
+                        bus.send_nowait("a", "k", path)
                     except trio.WouldBlock:
-                        assert not model.send(f"/{number}")
+                        assert not model.send(path)
                     else:
-                        assert model.send(f"/{number}")
+                        assert model.send(path)
                 elif step == "receive":
                     result: str | type[Exception]
                     try:
@@ -457,6 +567,7 @@ def test_any_sequence_of_steps_does_what_the_model_does(
                     queued=len(model.buffer),
                     dropped=model.dropped,
                     discarded=model.discarded,
+                    superseded=model.superseded,
                 )
                 assert channel.statistics().current_buffer_used == len(model.buffer)
                 assert bus.statistics().open_subscriptions == (not model.closed)

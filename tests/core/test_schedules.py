@@ -215,9 +215,9 @@ def fan_out(
 def test_two_senders_two_subscriptions_two_readers_and_three_events(
     explore: Explore, patterns: tuple[str, str], sent: tuple[str, str], overflow: Overflow
 ) -> None:
-    """Complete; but with CLOSE, where both match, complete up to two swaps."""
+    """Complete; but with CLOSE or LATEST, where both match, complete up to two swaps."""
     orders: set[tuple[str, ...]] = set()
-    many = overflow is Overflow.CLOSE and "*" in patterns
+    many = overflow in {Overflow.CLOSE, Overflow.LATEST} and "*" in patterns
     program = fan_out(patterns, sent, overflow, turns=False, orders=orders)
     explored = explore(program, detours=2 if many else math.inf)
     assert explored.complete

@@ -238,6 +238,7 @@ def test_the_numbers_of_a_bus_are_these_unless_told_otherwise() -> None:
         "checkpoint_every": 64,
         "max_subscriptions": 4096,
         "drain_timeout": 10.0,
+        "slow_handler_after": 10.0,
         "on_dead_letter": None,
         "instruments": (),
     }

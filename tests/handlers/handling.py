@@ -8,9 +8,9 @@ from typing import final
 import attrs
 import trio
 
-from trio_events import CloseSubscription, Event, Log, Propagate, Restart
+from trio_events import CloseSubscription, Event, Log, Propagate, Retry
 
-POLICIES = (Propagate(), Log(), CloseSubscription(), Restart(), Restart(retry=False))
+POLICIES = (Propagate(), Log(), CloseSubscription(), Retry(jitter=0), Retry(1, then=Log()))
 """What can be done about a handler that fails."""
 
 GOING_ON = POLICIES[1:]

@@ -20,7 +20,7 @@ from trio_events import (
     HandlerSet,
     Log,
     PolicyDeniedError,
-    Restart,
+    Retry,
     RulePolicy,
     open_event_bus,
 )
@@ -187,7 +187,7 @@ async def test_a_retried_handler_acts_as_its_actor_again(autojump_clock: MockClo
                 denied.append(error.details["actor"])
                 raise
 
-        await bus.for_actor("plugin").on(handle, "a", on_error=Restart(retry=False))
+        await bus.for_actor("plugin").on(handle, "a", on_error=Retry(1, then=Log()))
         for _ in range(3):
             await bus.send("a", "k", "/x")
         await trio.sleep(10)

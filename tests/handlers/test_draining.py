@@ -22,7 +22,7 @@ from trio_events import (
     EventBus,
     Log,
     Propagate,
-    Restart,
+    Retry,
     open_event_bus,
 )
 from trio_events._handlers.supervision import OnError
@@ -209,7 +209,7 @@ async def test_failures_are_treated_while_the_bus_is_drained(autojump_clock: Moc
             raise Leaving
 
     async with open_event_bus(drain_timeout=math.inf) as bus:
-        await bus.on(handler, "a", on_error=Restart(backoff=1))
+        await bus.on(handler, "a", on_error=Retry(4, backoff=1, jitter=0))
         await fill(bus, "a", 2)
     assert calls == [0, 1, 3, 7, 7]
 
@@ -465,7 +465,7 @@ async def test_after_the_timeout_handlers_are_cancelled_and_what_is_left_is_coun
 ) -> None:
     before = tasks_living()
     workers = Workers()
-    async with open_event_bus(drain_timeout=timeout) as bus:
+    async with open_event_bus(drain_timeout=timeout, slow_handler_after=math.inf) as bus:
         subscription = await bus.on(workers, "a", "k", concurrency=2, on_error=policy)
         await bus.on(Recorder(), "a")
         await fill(bus, "a", 5)
@@ -561,7 +561,7 @@ async def test_handlers_that_keep_each_other_busy_end_at_the_timeout(
             await bus.send("b" if event.system == "a" else "a", "k", "/x")
 
         await bus.on(ping, "a")
-        await bus.on(ping, "b", on_error=Restart())
+        await bus.on(ping, "b", on_error=Retry(jitter=0))
         await bus.send("a", "k", "/x")
         left = trio.current_time()
     assert trio.current_time() - left == pytest.approx(20, abs=1)
@@ -639,7 +639,7 @@ async def test_a_pause_before_a_restart_ends_at_the_timeout(
         raise Leaving
 
     async with open_event_bus(drain_timeout=1) as bus:
-        subscription = await bus.on(handler, "a", on_error=Restart(backoff=100))
+        subscription = await bus.on(handler, "a", on_error=Retry(backoff=100, max_backoff=100))
         await fill(bus, "a", 2)
     assert_books(subscription, delivered=1, discarded=1, failures=1)
     [warning] = warnings(caplog)

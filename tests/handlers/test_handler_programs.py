@@ -29,12 +29,12 @@ from trio_events import (
     Log,
     Overflow,
     Propagate,
-    Restart,
+    Retry,
     Subscription,
     SubscriptionOverflowError,
     open_event_bus,
 )
-from trio_events._handlers.supervision import OnError
+from trio_events._handlers.supervision import OnError, verdict_of
 
 from ..core.test_programs import MOMENTS, NEVER, mostly, others_first
 from ..observing import assert_balanced, tasks_living
@@ -81,6 +81,7 @@ class Spec:
     size: int
     overflow: Overflow
     concurrency: int
+    ordered: bool
     policy: OnError
     calls: list[list[Act]]
     """What the first, second, third ... call does, and then again from the first."""
@@ -175,11 +176,10 @@ class Witness:
             assert books.queued == 0
             if books.discarded:
                 assert self.closed_channel or (
-                    isinstance(self.spec.policy, CloseSubscription) and self.failures
+                    isinstance(verdict_of(self.spec.policy), CloseSubscription) and self.failures
                 )
         if paused:
-            assert isinstance(self.spec.policy, Restart)
-            assert self.spec.policy.retry
+            assert isinstance(self.spec.policy, Retry)
             assert all(path in self.last_error for path in paused)
         if books.dropped:
             assert self.spec.overflow is not Overflow.BLOCK
@@ -267,6 +267,7 @@ class Program:
                 witness,
                 spec.system,
                 concurrency=spec.concurrency,
+                ordered=spec.ordered,
                 on_error=spec.policy,
                 max_buffer_size=spec.size,
                 overflow=spec.overflow,
@@ -304,7 +305,8 @@ class Program:
         for error in errors:
             if isinstance(error, SubscriptionOverflowError):
                 assert any(
-                    isinstance(w.spec.policy, Propagate) and w.spec.overflow is Overflow.CLOSE
+                    isinstance(verdict_of(w.spec.policy), Propagate)
+                    and w.spec.overflow is Overflow.CLOSE
                     for w in run.witnesses
                 )
             elif isinstance(error, Leaving):
@@ -315,7 +317,7 @@ class Program:
         for witness in run.witnesses:
             if isinstance(witness.spec.policy, Propagate):
                 assert witness.failures <= len(errors)
-            if isinstance(witness.spec.policy, Log | CloseSubscription):
+            if isinstance(verdict_of(witness.spec.policy), Log | CloseSubscription):
                 mine = {e for error in witness.last_error.values() for e in leaves(error)}
                 assert not mine & set(errors)
         counted = Counter(map(type, errors))
@@ -335,16 +337,17 @@ SPECS = st.builds(
     size=st.integers(1, 4),
     overflow=mostly(st.just(Overflow.BLOCK), st.sampled_from(Overflow)),
     concurrency=mostly(st.just(1), st.integers(2, 3)),
+    ordered=st.booleans(),
     policy=st.one_of(
         st.just(Log()),
         st.just(CloseSubscription()),
         st.just(Propagate()),
         st.builds(
-            Restart,
-            max_restarts=st.integers(1, 5),
-            within=st.sampled_from([1.0, 5.0, 100.0]),
+            Retry,
+            st.integers(1, 4),
             backoff=st.sampled_from([0.0, 0.5]),
-            retry=st.booleans(),
+            only=st.sampled_from([Exception, Failure]),
+            then=st.sampled_from([Log(), CloseSubscription(), Propagate()]),
         ),
     ),
     calls=st.lists(st.lists(st.sampled_from(Act), max_size=3), min_size=1, max_size=5),

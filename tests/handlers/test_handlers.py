@@ -31,7 +31,7 @@ from trio_events import (
     NoBusError,
     Overflow,
     PolicyDeniedError,
-    Restart,
+    Retry,
     RulePolicy,
     Subscription,
     SubscriptionLimitError,
@@ -132,7 +132,7 @@ BAD_TERMS: list[tuple[dict[str, Any], type[Exception], str | None]] = [
     ({"max_buffer_size": 0}, ValueError, "max_buffer_size must be at least 1, not 0"),
     ({"overflow": "block"}, TypeError, "overflow must be an Overflow"),
     ({"on_error": Log}, TypeError, "on_error must be .*, with parentheses"),
-    ({"on_error": Restart}, TypeError, "on_error must be .*, with parentheses"),
+    ({"on_error": Retry}, TypeError, "on_error must be .*, with parentheses"),
     ({"on_error": None}, TypeError, "on_error must be .*, not None$"),
     ({"on_error": ValueError()}, TypeError, r"on_error must be .*, not ValueError\(\)$"),
     ({"on_error": "log"}, TypeError, "on_error must be .*, not 'log'$"),
@@ -174,7 +174,7 @@ def test_bad_terms_are_refused_when_they_are_declared(
 ) -> None:
     handlers = HandlerSet()
     with pytest.raises(error, match=match):
-        handlers.on(**{"system": "a", **terms})(note)
+        handlers.on(**{"system": "a", **terms})(note)  # type: ignore[no-untyped-call]  # which overload?
     assert handlers.registrations == []
 
 
@@ -541,7 +541,7 @@ async def test_tasks_say_what_they_are_for() -> None:
         living = [task.name for task in nursery.child_tasks]
     assert names == [f"trio_events handler {charge.__qualname__}"]
     assert sorted(living) == sorted(
-        [*names, "trio_events router", "trio_events subscription 'a.*'"]
+        [*names, "trio_events requests", "trio_events router", "trio_events subscription 'a.*'"]
     )
 
 

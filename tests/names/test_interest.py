@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import attrs
@@ -222,3 +223,38 @@ def test_every_public_class_without_a_constructor_says_which_function_makes_one(
 def test_an_empty_path_is_refused() -> None:
     with pytest.raises(InvalidEventError, match="path must not be empty"):
         plain_path("")
+
+
+# ---------------------------------------------------------------------------------------------
+# Covering
+# ---------------------------------------------------------------------------------------------
+
+SYSTEMS = ("a", "*", "**", "a.*", "a.**", "(a|b)", "(a|b).(a|x)")
+KINDS = (None, "k", "*", "**", "(k|l)", "*.**")
+PATHS = (None, "/1", "/*", "/**", "**", "*/(1|2)", "1")
+NAMES = ("a", "b", "x", "a.a", "a.b", "a.x", "b.x", "x.x", "a.x.x", "x.x.x")
+EVENTS = tuple(
+    itertools.product(
+        NAMES,
+        ("k", "l", "x", "k.x", "x.x.x"),
+        ("/1", "/2", "/x", "1", "x", "/1/x", "/", "x/1", "//"),
+    )
+)
+
+
+def test_an_interest_covers_exactly_those_whose_events_it_wants() -> None:
+    interests = [Interest.of(*parts) for parts in itertools.product(SYSTEMS, KINDS, PATHS)]
+    wanted = {
+        interest: frozenset(event for event in EVENTS if interest.matches(*event))
+        for interest in interests
+    }
+    for one, other in itertools.product(interests, repeat=2):
+        assert one.covers(other) == (wanted[other] <= wanted[one]), f"{one} and {other}"
+
+
+def test_one_path_does_not_cover_a_pattern_and_is_covered_as_it_is() -> None:
+    odd = Interest.of("a", path=ExactPath("/report (1).pdf"))
+    assert odd.covers(odd)
+    assert Interest.of("a", path="/*").covers(odd)
+    assert not odd.covers(Interest.of("a", path="/*"))
+    assert not odd.covers(Interest.of("a"))

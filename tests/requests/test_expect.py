@@ -6,6 +6,7 @@ import inspect
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -494,6 +495,106 @@ async def test_wait_for_times_out_as_trio_says(autojump_clock: MockClock) -> Non
             with trio.fail_after(5):
                 await bus.wait_for("a")
         assert trio.current_time() - start == 5
+        assert bus.statistics().open_waiters == 0
+
+
+# --------------------------------------------------------------------------- a size, and a function
+
+
+async def test_the_size_of_a_waiter_can_be_said(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        async with bus.expect("a", max_buffer_size=1000) as waiter:
+            for number in range(1000):
+                await bus.send("a", "k", f"/{number}")
+            await wait_all_tasks_blocked()
+            assert [(await anext(waiter.events())).path for _ in range(3)] == ["/0", "/1", "/2"]
+        async with bus.expect("a", max_buffer_size=2) as waiter:
+            for number in range(3):
+                await bus.send("a", "k", f"/{number}")
+            await wait_all_tasks_blocked()
+            got = waiter.events()
+            assert [(await anext(got)).path for _ in range(2)] == ["/0", "/1"]
+            with pytest.raises(SubscriptionOverflowError):
+                await anext(got)
+        for size, error in ((0, ValueError), (True, TypeError), (1.0, TypeError)):
+            with pytest.raises(error, match="max_buffer_size must be"):
+                bus.expect("a", max_buffer_size=size)  # type: ignore[arg-type]  # a mistake
+
+
+async def test_wait_for_returns_the_first_event_for_which_a_function_is_true(
+    autojump_clock: MockClock,
+) -> None:
+    asked: list[str] = []
+
+    def where(event: Event[Any]) -> object:
+        asked.append(event.path)
+        return event.data  # anything that is true will do
+
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            for number, data in enumerate((None, 0, "", [1], True)):
+                await bus.send("a", "k", f"/{number}", data)
+                await trio.sleep(1)
+
+        nursery.start_soon(send)
+        assert (await bus.wait_for("a", where=where)).path == "/3"
+        assert asked == ["/0", "/1", "/2", "/3"]
+        assert (await events.wait_for("a", where=lambda event: True)).path == "/4"
+    assert bus.statistics().open_waiters == 0
+
+
+async def test_many_events_that_do_not_match_may_come_at_once(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            for number in range(5_000):
+                await bus.send("a", "k", f"/{number}")
+
+        nursery.start_soon(send)
+        event = await bus.wait_for("a", where=lambda event: event.path == "/4999")
+        assert event.path == "/4999"
+
+
+@pytest.mark.parametrize("every", [1, 64])
+async def test_what_the_function_raises_leaves_wait_for(
+    every: int, autojump_clock: MockClock
+) -> None:
+    def where(event: Event) -> bool:
+        bus.send_nowait("a", "l", "/by the function")  # it runs between two steps
+        raise ZeroDivisionError
+
+    async with open_event_bus(checkpoint_every=every) as bus, trio.open_nursery() as nursery:
+        nursery.start_soon(bus.send, "a", "k", "/x")
+        with pytest.raises(ZeroDivisionError):
+            await bus.wait_for("a", "k", where=where)
+        await wait_all_tasks_blocked()
+        assert bus.statistics().open_waiters == 0
+        assert bus.statistics().accepted == 2
+
+
+async def test_closing_the_bus_ends_a_wait_with_a_function(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(BusClosedError, match="no such event before"):
+                await bus.wait_for("a", where=lambda event: False)
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        await bus.send("a", "k", "/x")
+        bus.close()
+
+
+async def a_coroutine(event: Event) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("where", [a_coroutine, 42, "path"])
+async def test_what_is_no_plain_function_is_refused(where: Any, autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus:
+        with pytest.raises(TypeError, match="where must be a plain function"):
+            await bus.wait_for("a", where=where)
         assert bus.statistics().open_waiters == 0
 
 

@@ -97,33 +97,36 @@ Events for "**": 8
 # checkout.py
 
 
-def test_checkout_retries_payments_and_finishes_its_orders_before_it_closes() -> None:
+def test_checkout_retries_payments_keeps_dead_letters_and_finishes_before_it_closes() -> None:
     assert (
         output(CHECKOUT)
         == """\
-   0 s  shop:    Ada orders tea
-   0 s  cashier: 3 euros from Ada
-   1 s  shop:    tea for Ada
-   1 s  shop:    about to close
-   1 s  shop:    Bob orders cake
-   1 s  cashier: 5 euros from Bob
-   2 s  cashier: no answer about 5 euros
-   4 s  cashier: 5 euros from Bob
-   5 s  cashier: no answer about 5 euros
-   9 s  cashier: 5 euros from Bob
-  10 s  shop:    cake for Bob
-  10 s  shop:    Cleo orders cake
-  10 s  shop:    cake is sold out
-  10 s  shop:    Dan orders tea
-  10 s  cashier: 3 euros from Dan
-  11 s  shop:    tea for Dan
-  11 s  shop:    closed
+ 0.0 s  shop:    Ada orders tea
+ 0.0 s  cashier: 3 euros from Ada
+ 1.0 s  shop:    tea for Ada, receipt for 3 euros
+ 1.0 s  shop:    about to close
+ 1.0 s  shop:    Bob orders cake
+ 1.0 s  cashier: 5 euros from Bob
+ 4.0 s  cashier: 5 euros from Bob
+ 9.0 s  cashier: 5 euros from Bob
+10.0 s  shop:    cake for Bob, receipt for 5 euros
+10.0 s  shop:    Cleo orders tea
+10.0 s  shop:    tea is sold out
+10.0 s  shop:    Dan orders cake
+10.0 s  cashier: 5 euros from Dan
+13.0 s  cashier: 5 euros from Dan
+18.0 s  cashier: 5 euros from Dan
+19.0 s  shop:    no money from Dan
+19.5 s  shop:    closed
 
 The books:
   /orders/1: order.completed, tea for Ada
   /orders/2: order.completed, cake for Bob
-  /orders/3: order.rejected, cake for Cleo
-  /orders/4: order.completed, tea for Dan
+  /orders/3: order.rejected, tea for Cleo
+  /orders/4: order.rejected, cake for Dan
+
+Unpaid:
+  /orders/4: no answer about 5 euros
 """
     )
 

@@ -139,15 +139,15 @@ class Server:
 
 
 @asynccontextmanager
-async def serving() -> AsyncGenerator[Server]:
-    command = [sys.executable, "-W", "error", str(LIVE_PAGE), "0"]
+async def serving(example: Path = LIVE_PAGE) -> AsyncGenerator[Server]:
+    command = [sys.executable, "-W", "error", str(example), "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     async with running(*command, **pipes) as process:
         assert process.stdout is not None
         output = Reader(process.stdout)
         line = (await output.until(b"\n")).decode()
         assert line.startswith("Open http://127.0.0.1:"), line
-        port = int(line.removesuffix(" in a browser.").rpartition(":")[2])
+        port = int(line.partition(" in ")[0].rpartition(":")[2])
         yield Server(process, output, port)
 
 

@@ -1,4 +1,4 @@
-"""The small examples print what they should. The sixth, a web page, is in test_live_page.py."""
+"""The small examples print what they should. The web pages have test_live_page, test_dashboard."""
 
 from __future__ import annotations
 
@@ -64,6 +64,12 @@ packing  100
 billing  100
 """
 
+PIPELINE = """\
+stopped by SIGTERM
+nothing is on its way any more
+100 taken, 100 developed, 100 shrunk, 100 published
+"""
+
 
 @pytest.mark.parametrize(
     ("name", "expected"),
@@ -72,8 +78,9 @@ billing  100
         ("02_many_subscribers.py", MANY_SUBSCRIBERS),
         ("04_threads.py", THREADS),
         ("05_graceful_shutdown.py", GRACEFUL_SHUTDOWN),
+        ("07_pipeline.py", PIPELINE),
     ],
-    ids=["hello", "many subscribers", "threads", "graceful shutdown"],
+    ids=["hello", "many subscribers", "threads", "graceful shutdown", "pipeline"],
 )
 def test_an_example_prints_what_it_should(name: str, expected: str) -> None:
     assert run(name) == (expected, "")
@@ -108,6 +115,12 @@ CLOSE
   read /3
   ended by the overflow
   4 matched = 3 read + 1 dropped
+LATEST
+  senders waiting: 0
+  read /4
+  read /5
+  read /6
+  6 matched = 3 read + 3 dropped
 """
 
 
@@ -115,8 +128,8 @@ def test_a_slow_subscriber_shows_each_policy_and_the_log_names_each_loss() -> No
     stdout, stderr = run("03_slow_subscriber.py")
     assert stdout == SLOW_SUBSCRIBER
     warnings = r"WARNING: subscription 'numbers' \(.*03_slow_subscriber\.py:\d+\) .*\((\w+)\)\n"
-    assert re.findall(warnings, stderr) == ["drop_oldest", "drop_incoming", "close"]
-    assert stderr.count("\n") == 3
+    assert re.findall(warnings, stderr) == ["drop_oldest", "drop_incoming", "close", "latest"]
+    assert stderr.count("\n") == 4
 
 
 def test_the_shop_of_the_map_says_where_the_map_is() -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    MutableMapping,
+)
 from typing import Any, Final, Protocol, assert_never, final
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
@@ -15,19 +23,21 @@ from .._errors import SubscriptionOverflowError
 from .._event import Event
 from .._instruments import Instruments
 from .._names.interest import Interest
-from .buffer import Buffer, End, Overflow
+from .buffer import Buffer, End, Key, Overflow, key_of
 from .door import Door
 from .inbox import Inbox, Unsubscribe
 from .notices import LossBegan, LossEnded, Notices, SendersStalled, reserve_stack
 from .pace import Pace
+from .pending import PendingRequests
+from .pending import Worker as TakesEvents
 from .readers import KnownReaders, Reader
 from .senders import Queue, Sender, Senders
 
-_QUIET: Final = 1.0
+QUIET: Final = 1.0
 """Seconds without a loss after which an episode of loss can end."""
 
 
-class Worker(Protocol):
+class Worker(TakesEvents, Protocol):
     """What calls the handler of a subscription."""
 
     handling: int
@@ -46,10 +56,14 @@ class Worker(Protocol):
 
     @property
     def treatment(self) -> str:
-        """What is done when it fails."""
+        """What is done about an event that it could not handle."""
 
-    def note_change(self) -> None:
-        """Events have been delivered."""
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+
+    def look_after_calls(self, now: float) -> None:
+        """Report the calls that last."""
 
 
 @final
@@ -63,9 +77,15 @@ class Core:
     notices: Notices
     pace: Pace
     clock: Callable[[], float]
+    requests: PendingRequests
     instruments: Instruments
     make_handle: Callable[[Any], Any]
     """Makes what applications hold of an actor."""
+
+    unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
+        factory=WeakKeyDictionary, init=False
+    )
+    """The subscriptions that ended with something to read."""
 
 
 @final
@@ -103,14 +123,11 @@ class SubscriptionActor:
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
-    interests: dict[Interest, None] = attrs.field(init=False)
-    """What it matches now, in the order in which that was added."""
-
     closed: bool = attrs.field(default=False, init=False)
     discarded_at: str = attrs.field(default="", init=False)
     """The line that closed the channel."""
 
-    readers: OrderedDict[Reader, None] = attrs.field(factory=OrderedDict, init=False)
+    readers: OrderedDict[Reader, None] | None = attrs.field(default=None, init=False)
     """The tasks that wait for events; then nothing is buffered."""
 
     known_readers: KnownReaders = attrs.field(factory=KnownReaders, init=False)
@@ -119,6 +136,7 @@ class SubscriptionActor:
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
     holds events, or is losing some, or instruments watch what is read."""
 
+    _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
     _loss: Loss | None = attrs.field(default=None, init=False)
     _handle: weakref.ref[Any] | None = attrs.field(default=None, init=False)  # once it is closed
@@ -127,9 +145,17 @@ class SubscriptionActor:
     _alarm: float = attrs.field(default=math.inf, init=False)  # when the task is to wake
 
     @property
+    def holder(self) -> SubscriptionActor:
+        """Itself: a request that goes to it may be answered."""
+        return self
+
+    @property
     def tasks_waiting_send(self) -> int:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length
+
+    def __attrs_post_init__(self) -> None:
+        self.must_settle = self.core.instruments.watched_reads
 
     def waiting_senders(self) -> list[Sender]:
         """They, in the order of their arrival."""
@@ -152,9 +178,16 @@ class SubscriptionActor:
         if self.core.instruments.active:
             self.core.instruments.tell(fact, self.handle, *more)
 
-    def __attrs_post_init__(self) -> None:
-        self.interests = {self.interest: None}
-        self.must_settle = self.core.instruments.watched_reads
+    @property
+    def interests(self) -> Collection[Interest]:
+        """What it matches now, in the order in which that was added."""
+        return (self.interest,) if self._interests is None else self._interests.keys()
+
+    def change_interests(self) -> dict[Interest, None]:
+        """What it matches now, to be changed together with the routing table."""
+        if self._interests is None:
+            self._interests = {self.interest: None}
+        return self._interests
 
     # The task
 
@@ -209,6 +242,8 @@ class SubscriptionActor:
         with self.core.notices:
             self._end_loss_if_over(now)
             self._look_after_senders(now)
+            if self.worker is not None:
+                self.worker.look_after_calls(now)
 
     def _look_after_senders(self, now: float) -> None:
         queue = self._queue
@@ -240,8 +275,6 @@ class SubscriptionActor:
             events = self._serve(events)
         if events and not buffer.put(events):
             self._put_what_fits(events)
-        if self.worker is not None:
-            self.worker.note_change()
         if self.must_settle:
             self.settle()
 
@@ -261,7 +294,8 @@ class SubscriptionActor:
     def _put_what_fits(self, events: list[Event]) -> None:
         buffer = self.buffer
         dropped = buffer.dropped
-        self.core.notices.keep(buffer.put_what_fits(events))
+        if gone := buffer.put_what_fits(events):
+            self._let_go(gone)
         if buffer.dropped > dropped:
             self._lose(dropped)
         elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:
@@ -274,8 +308,15 @@ class SubscriptionActor:
     def finish(self) -> None:
         """Nothing more will be delivered: what is here stays readable, then the channel ends."""
         self.buffer.end()
+        if self.buffer.unread:
+            self.core.unfinished[self] = None
         self._end_loss()
         self._dismiss_readers()
+
+    def end(self) -> None:
+        """The same at the end of the bus, where many end at once: so the task is only roused."""
+        self.finish()
+        self._rouse()
 
     # For readers
 
@@ -288,12 +329,17 @@ class SubscriptionActor:
           SubscriptionOverflowError: The same, and an overflow is the reason.
           trio.ClosedResourceError: After `discard`.
         """
+        front = self.buffer.front
+        if front and (
+            not self.must_settle
+            or (self.buffer.is_overfull and not self.core.instruments.watched_reads)
+        ):
+            return front.pop()
         try:
-            if not self.must_settle:
-                return self.buffer.take()
             with self.core.notices:
                 event = self.buffer.take()
-                self.settle()
+                if self.must_settle:
+                    self.settle()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
         if self.core.instruments.watched_reads:
@@ -303,11 +349,10 @@ class SubscriptionActor:
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
         try:
-            if not self.must_settle:
-                return self.buffer.take_list(max_size)
             with self.core.notices:
                 events = self.buffer.take_list(max_size)
-                self.settle()
+                if self.must_settle:
+                    self.settle()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
         if self.core.instruments.watched_reads:
@@ -338,6 +383,39 @@ class SubscriptionActor:
             case _ as never:
                 assert_never(never)
 
+    def take_free(self, busy: Container[Key]) -> Event[Any]:
+        """The next event of a system and path that isn't busy; others are set aside.
+
+        Raises as `take`.
+        """
+        try:
+            with self.core.notices:
+                while key_of(event := self.buffer.take()) in busy:
+                    self.buffer.set_aside(event)
+                if self.must_settle:
+                    self.settle()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise self._end() from None
+        if self.core.instruments.watched_reads:
+            self._tell_received((event,))
+        return event
+
+    def take_aside(self, key: Key) -> Event[Any] | None:
+        """The next event of a system and path that was set aside, or None if there is none."""
+        with self.core.notices:
+            event = self.buffer.take_aside(key)
+            if self.must_settle:
+                self.settle()
+            if not self.buffer.is_empty:  # a held event may have come into the room for it
+                self._dismiss_readers()
+        if event is not None and self.core.instruments.watched_reads:
+            self._tell_received((event,))
+        return event
+
+    async def wait_for_events(self) -> None:
+        """Wait until `take` doesn't raise WouldBlock. A checkpoint if it waits."""
+        await self._wait(0)
+
     async def receive(self) -> Event[Any]:
         """Take the next event, or wait for it. Raises as `take`, but for WouldBlock.
 
@@ -367,19 +445,26 @@ class SubscriptionActor:
                 return events
 
     async def _wait(self, max_size: int | None) -> list[Event[Any]]:
-        """Wait for events; there are none if there need not be any wait."""
-        reader = Reader(max_size)
+        """Wait for events; there are none if there need not be any wait.
+
+        A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
+        """
         reserve_stack()
-        self.readers[reader] = None
-        if not self.buffer.is_dry and self.readers.pop(reader, reader) is None:
+        readers = self.readers
+        if readers is None:
+            readers = self.readers = OrderedDict()
+        reader = Reader(max_size, readers)
+        readers[reader] = None
+        if not self.buffer.is_dry and readers.pop(reader, reader) is None:
             # A destructor has closed the bus, between the look at the buffer and this one.
             return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
-        events = await reader.wait(self.readers)
-        self.buffer.on_the_way -= len(events)
+        reader.task.custom_sleep_data = self  # what it waits for, as long as it does
+        await trio.lowlevel.wait_task_rescheduled(reader.abort)
+        self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
         if self.core.instruments.watched_reads:
-            self._tell_received(events)
-        return events
+            self._tell_received(reader.events)
+        return reader.events
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
@@ -388,12 +473,17 @@ class SubscriptionActor:
             with self.core.notices:
                 self.closed = True
                 self.core.inbox.post(Unsubscribe(self, tuple(self.interests), final=True))
-                if (handle := self.open_among.pop(self, None)) is not None:
-                    self._handle = weakref.ref(handle)
                 self.core.senders.release(self)
                 self._scope.cancel()
-                self.tell("subscription_closed")
+                self.leave()
                 self.core.instruments.on_interests(self)
+
+    def leave(self) -> None:
+        """It is closed, so it is none of the open ones any more. Within a step."""
+        handle = self.open_among.pop(self, None)
+        if handle is not None:
+            self._handle = weakref.ref(handle)
+        self.tell("subscription_closed")
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, where: str) -> None:
@@ -401,10 +491,15 @@ class SubscriptionActor:
         if not self.discarded_at:
             with self.core.notices:
                 self.discarded_at = where
-                self.core.notices.keep(self.buffer.discard())
+                self._let_go(self.buffer.discard())
                 self.close()
                 self._end_loss()
                 self._dismiss_readers()
+
+    def _let_go(self, events: list[Event]) -> None:
+        """Events will not be read."""
+        self.core.requests.let_go(events, self)
+        self.core.notices.keep(events)
 
     # For people
 
@@ -434,7 +529,8 @@ class SubscriptionActor:
         buffer, senders = self.buffer, self.core.senders
         if self._loss is not None:
             self._end_loss_if_over(self.core.clock())
-        buffer.fit_held()
+        if buffer.wants_held:
+            buffer.fit_held()
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])
         self.must_settle = (
@@ -458,7 +554,7 @@ class SubscriptionActor:
             buffer = self.buffer
             self.core.notices.add(LossBegan(self, buffer.unread, buffer.overflow.value))
             self.tell("loss_began")
-            self.set_alarm(now + _QUIET)
+            self.set_alarm(now + QUIET)
         self._loss.latest = now
         if self.buffer.end_reason is End.OVERFLOW:
             self.close()
@@ -466,8 +562,8 @@ class SubscriptionActor:
     def _end_loss_if_over(self, now: float) -> None:
         if self._loss is None:
             return
-        if now < self._loss.latest + _QUIET:
-            self.set_alarm(self._loss.latest + _QUIET)
+        if now < self._loss.latest + QUIET:
+            self.set_alarm(self._loss.latest + QUIET)
         elif self.buffer.half_empty:
             self._end_loss()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
-from typing import Any, assert_never, final
+import itertools
+from collections import OrderedDict, deque
+from typing import Any, Final, TypeAlias, assert_never, final
 
 import attrs
 import trio
@@ -27,6 +28,13 @@ class Overflow(enum.Enum):
     CLOSE = "close"
     """The subscription ends. What is buffered stays readable. Senders never wait."""
 
+    LATEST = "latest"
+    """While the buffer is full, only the newest unread event of each system, kind and path is kept.
+
+    What is replaced counts as superseded, not as lost. If the paths are more than the buffer has
+    room for, the oldest event makes room. Senders never wait.
+    """
+
 
 def check_count(name: str, value: object) -> None:
     """Require a whole number of at least 1."""
@@ -34,6 +42,64 @@ def check_count(name: str, value: object) -> None:
         raise TypeError(f"{name} must be an int, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+_NOTHING: Final[deque[Event]] = deque(maxlen=0)
+"""What a buffer holds that has never been too full: an empty deque of its own takes 0.7 KiB."""
+
+Key: TypeAlias = tuple[str, str]
+"""A system and a path."""
+
+
+def key_of(event: Event) -> Key:
+    """Which events it has to be handled in order with."""
+    return event.system, event.path
+
+
+@final
+class Aside:
+    """Events that wait for their turn, by system and path."""
+
+    def __init__(self) -> None:
+        self._events: OrderedDict[int, Event] = OrderedDict()  # by number, the oldest first
+        self._numbers: dict[Key, deque[int]] = {}
+        self._next = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, event: Event) -> None:
+        """Add an event, which is newer than the others."""
+        number = next(self._next)
+        self._events[number] = event
+        self._numbers.setdefault(key_of(event), deque()).append(number)
+
+    def take(self, key: Key) -> Event | None:
+        """The oldest event of a system and path, or None if there is none."""
+        numbers = self._numbers.get(key)
+        if numbers is None:
+            return None
+        event = self._events.pop(numbers.popleft())
+        if not numbers:
+            del self._numbers[key]
+        return event
+
+    def take_oldest(self) -> Event:
+        """The oldest of all, which is the oldest of its system and path, too."""
+        event = next(iter(self._events.values()))
+        self.take(key_of(event))
+        return event
+
+
+_Newest: TypeAlias = OrderedDict[tuple[str, str, str], Event]
+"""Events by system, kind and path, in the order in which they were sent."""
+
+_NO_NEWEST: Final = _Newest()
+
+
+def _path_of(event: Event) -> tuple[str, str, str]:
+    """What a newer event replaces it by."""
+    return event.system, event.kind, event.path
 
 
 class End(enum.Enum):
@@ -51,8 +117,9 @@ class Buffer:
     A memory channel carries lists of events; the bound counts events. (One list for all that the
     router has at a time is what makes fan-out cheap.) `held` are the events that didn't fit.
 
-    The law: matched = delivered + queued + dropped + discarded. What has left the buffer and was
-    neither dropped nor discarded was delivered, so `delivered` needs no counter of its own.
+    The law: matched = delivered + queued + dropped + discarded + superseded. What has left the
+    buffer and was not lost in one of these ways was delivered, so `delivered` needs no counter of
+    its own.
     """
 
     max_buffer_size: int
@@ -60,15 +127,26 @@ class Buffer:
     matched: int = attrs.field(default=0, init=False)
     dropped: int = attrs.field(default=0, init=False)
     discarded: int = attrs.field(default=0, init=False)
+    superseded: int = attrs.field(default=0, init=False)
     on_the_way: int = attrs.field(default=0, init=False)  # to readers that waited for them
     peak: int = attrs.field(default=0, init=False)  # of `buffered`
     end_reason: End | None = attrs.field(default=None, init=False)
-    held: deque[Event] = attrs.field(factory=deque, init=False)
+    held: deque[Event] = attrs.field(default=_NOTHING, init=False)
     front: list[Event[Any]] = attrs.field(factory=list, init=False)
     """The list that is being read, in reverse: the next event is its last. Always the same object,
     from which a reader may pop when nothing has to follow from that."""
 
-    _stored: int = attrs.field(default=0, init=False)  # events in the memory channel
+    capacity: int = attrs.field(init=False)
+    """Events that may be in the channel and `front`: `max_buffer_size`, less those set aside."""
+
+    aside: Aside | None = attrs.field(default=None, init=False)
+    """Events that were set aside until it is their turn, if there ever were some."""
+
+    # With `Overflow.LATEST`, the events that were unread when it was last full, without those that
+    # newer ones have replaced. They are read before those in the memory channel; while there are
+    # any, `front` is empty.
+    _newest: _Newest = attrs.field(default=_NO_NEWEST, init=False)
+    _stored: int = attrs.field(default=0, init=False)  # events in `_newest` and the memory channel
     _complete: bool = attrs.field(default=False, init=False)  # nothing more will be put in
     _tx: trio.MemorySendChannel[list[Event]] = attrs.field(init=False)
     _rx: trio.MemoryReceiveChannel[list[Event]] = attrs.field(init=False)
@@ -76,22 +154,23 @@ class Buffer:
     def __attrs_post_init__(self) -> None:
         # No list is empty, so the lists are never more than the events.
         self._tx, self._rx = trio.open_memory_channel(self.max_buffer_size)
+        self.capacity = self.max_buffer_size
 
     @property
     def buffered(self) -> int:
-        """How many events are in the buffer, at most `max_buffer_size`."""
-        return self._stored + len(self.front)
+        """How many events are in the buffer, or set aside; at most `max_buffer_size`."""
+        return self._stored + len(self.front) + self.max_buffer_size - self.capacity
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to read."""
-        return not (self.front or self._stored or self.held)
+        """Whether there is nothing to read. Then nothing is held, unless all room is set aside."""
+        return not (self.front or self._stored)
 
     @property
     def is_dry(self) -> bool:
         """Whether there is nothing to read now, but there may be later."""
-        ended = self._complete or self.end_reason is End.DISCARDED
-        return self.is_empty and not ended
+        ended = self._complete and not self.held
+        return self.is_empty and not ended and self.end_reason is not End.DISCARDED
 
     @property
     def unread(self) -> int:
@@ -104,6 +183,18 @@ class Buffer:
         return self.max_buffer_size - self.unread
 
     @property
+    def is_overfull(self) -> bool:
+        """Whether so many events are held that nothing follows from taking one of `front`."""
+        readable = self._stored + len(self.front)
+        return len(self.held) >= self.max_buffer_size and 2 * (readable - 1) > self.capacity
+
+    @property
+    def wants_held(self) -> bool:
+        """Whether held events are to be put in: by many, and before there is nothing to read."""
+        # Not `half_empty`: what is set aside isn't there to be read, and must hold up no other.
+        return bool(self.held) and 2 * (self._stored + len(self.front)) <= self.capacity
+
+    @property
     def half_empty(self) -> bool:
         """Whether the buffer is at most half full, which is where an episode of loss ends."""
         return 2 * self.buffered <= self.max_buffer_size
@@ -111,7 +202,8 @@ class Buffer:
     @property
     def delivered(self) -> int:
         """How many events readers got."""
-        return self.matched - self.unread - self.on_the_way - self.dropped - self.discarded
+        gone = self.dropped + self.discarded + self.superseded
+        return self.matched - self.unread - self.on_the_way - gone
 
     def put(self, events: list[Event]) -> bool:
         """Take in a list of events if there is room for them, and for more.
@@ -122,7 +214,7 @@ class Buffer:
         # Without `room` and `_append`, whose calls would double what this takes.
         size = len(events)
         buffered = self._stored + len(self.front) + size
-        if buffered >= self.max_buffer_size or self.held or self.end_reason is not None:
+        if buffered >= self.capacity or self.held or self.end_reason is not None:
             return False
         self._tx.send_nowait(events)
         self._stored += size
@@ -145,22 +237,74 @@ class Buffer:
         gone: list[Event] = []
         match self.overflow:
             case Overflow.BLOCK:
+                if self.held:  # these come first, though there may be room
+                    room = 0
                 fitting = events[:room]
+                if self.held is _NOTHING:
+                    self.held = deque()
                 self.held.extend(events[room:])
             case Overflow.DROP_OLDEST:
                 fitting = events[-self.max_buffer_size :]
                 gone = events[: len(events) - len(fitting)]
                 for _ in range(self.buffered + len(fitting) - self.max_buffer_size):
-                    gone.append(self.take())
+                    gone.append(self._take_oldest())
             case Overflow.DROP_INCOMING | Overflow.CLOSE:
                 fitting, gone = events[:room], events[room:]
                 if gone and self.overflow is Overflow.CLOSE:
                     self.end_reason = End.OVERFLOW
+            case Overflow.LATEST:
+                return self._put_latest(events)
             case _ as never:
                 assert_never(never)
         self.dropped += len(gone)
         if fitting:
             self._append(fitting)
+        return gone
+
+    def _put_latest(self, events: list[Event]) -> list[Event]:
+        """Take in one event after the other, as `Overflow.LATEST` says; returns what has gone."""
+        fitting, others = events[: self.room], events[self.room :]
+        if fitting:
+            self._append(fitting)
+        gone: list[Event] = []
+        for event in others:
+            if self.room:
+                self._append([event])
+            else:
+                gone += self._keep_newest(event)
+        return gone
+
+    def _keep_newest(self, event: Event) -> list[Event]:
+        """Take in an event although the buffer is full; returns what had to go for it."""
+        # An event enters `_newest` once, so this takes constant time, on average.
+        if self._newest is _NO_NEWEST:
+            self._newest = _Newest()
+        newest = self._newest
+        later = self.front[::-1]
+        self.front.clear()
+        while self._stored > len(newest):
+            events = self._rx.receive_nowait()
+            self._stored -= len(events)
+            later += events
+        gone: list[Event] = []
+        older: list[Event] = []
+        while self.aside:
+            older.append(self._take_oldest())
+        for each in reversed(older):
+            if (key := _path_of(each)) in newest:
+                gone.append(each)
+            else:
+                newest[key] = each
+                newest.move_to_end(key, last=False)
+        for each in (*later, event):
+            if (key := _path_of(each)) in newest:
+                gone.append(newest.pop(key))
+            newest[key] = each
+        self.superseded += len(gone)
+        if len(newest) > self.max_buffer_size:
+            gone.append(newest.popitem(last=False)[1])
+            self.dropped += 1
+        self._stored = len(newest)
         return gone
 
     def take(self) -> Event:
@@ -195,6 +339,25 @@ class Buffer:
             del events[max_size:]
         return events
 
+    def set_aside(self, event: Event) -> None:
+        """Put back an event that was just taken. It stays queued, until its turn comes."""
+        if self.aside is None:
+            self.aside = Aside()
+        self.aside.add(event)
+        self.capacity -= 1
+
+    def take_aside(self, key: Key) -> Event | None:
+        """The next event of a system and path that was set aside, or None if there is none."""
+        event = None if self.aside is None else self.aside.take(key)
+        self.capacity += event is not None
+        return event
+
+    def _take_oldest(self) -> Event:
+        if not self.aside:
+            return self.take()
+        self.capacity += 1
+        return self.aside.take_oldest()
+
     def fit_held(self) -> None:
         """Put as many of the held events into the channel as there is room for."""
         held = self.held
@@ -222,6 +385,8 @@ class Buffer:
         gone = [*self.front, *self.held]
         while self._stored:
             gone += self._receive()
+        while self.aside:
+            gone.append(self._take_oldest())
         self.discarded += len(gone)
         self.front.clear()
         self.held.clear()
@@ -239,6 +404,8 @@ class Buffer:
         self.peak = max(self.peak, self.buffered)
 
     def _receive(self) -> list[Event]:
-        events = self._rx.receive_nowait()
+        # One at a time of the newest, which may have to make room for a newer one.
+        newest = self._newest
+        events = [newest.popitem(last=False)[1]] if newest else self._rx.receive_nowait()
         self._stored -= len(events)
         return events

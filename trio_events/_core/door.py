@@ -117,5 +117,7 @@ class Door:
         return error
 
     def has_raised(self, error: BaseException) -> bool:
-        """Whether the error says that this very bus is closed."""
+        """Whether the error says that this very bus is closed, or is a group of such errors."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(self.has_raised, error.exceptions))
         return isinstance(error, BusClosedError) and error in self._errors

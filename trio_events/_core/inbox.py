@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Protocol, TypeAlias, final
 
 import attrs
@@ -10,24 +9,30 @@ import trio
 
 from .._event import Event
 from .._names.interest import Interest
-from .notices import Notices
+from .pending import Addressee
 
 
-class Recipient(Hashable, Protocol):
+class Recipient(Addressee, Protocol):
     """What the routing table leads to, such as a subscription."""
 
     closed: bool
     """Whether it wants no event that is accepted from now on."""
-
-    @property
-    def handle(self) -> object:
-        """What applications hold of it."""
 
     def deliver(self, events: list[Event]) -> None:
         """Take in events that match, in order. The list belongs to the recipient."""
 
     def finish(self) -> None:
         """Nothing more will be delivered."""
+
+    def end(self) -> None:
+        """The same, at the end of the bus."""
+
+
+class Source(Protocol):
+    """What has events from before a subscription, such as a history."""
+
+    def matching(self, interest: Interest) -> list[Event]:
+        """Those of its events that are wanted, in order."""
 
 
 @final
@@ -37,6 +42,8 @@ class Subscribe:
 
     recipient: Recipient
     interest: Interest
+    source: Source | None = None
+    """Where the recipient gets matching events from that came before this message."""
 
 
 @final
@@ -66,7 +73,6 @@ class Inbox:
     size: int
     """Events at which senders begin to wait."""
 
-    _notices: Notices
     direct_size: int = attrs.field(init=False)
     """Messages below which a sender may add an event itself: `size`, or none while instruments
     watch the sends."""
@@ -78,8 +84,8 @@ class Inbox:
     signalled: bool = attrs.field(default=False, init=False)
     """Whether a list is in the channel, or has been handed to the router."""
 
-    # The router's task while it waits, or is about to.
-    _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _router: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _is_receiving: bool = attrs.field(default=False, init=False)  # the router's task, in `wait`
     _tx: trio.MemorySendChannel[list[Message]] = attrs.field(init=False)
     rx: trio.MemoryReceiveChannel[list[Message]] = attrs.field(init=False)
 
@@ -93,16 +99,18 @@ class Inbox:
         return len(self.messages) - self.controls
 
     def post(self, message: Message) -> None:
-        """Give a message its place in the total order, and wake the router if it sleeps."""
+        """Give a message its place in the total order, and wake the router if it sleeps.
+
+        Within a step, which has room on the stack for that.
+        """
         if not self.signalled:
-            with self._notices:
-                self.signalled = True
-                if self._sleeper is not None and self._sleeper is _running_task():
-                    # The garbage collector runs a destructor in the middle of the router's own
-                    # `receive`, which could then miss the list, or be resumed before it waits.
-                    trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
-                else:
-                    self._signal()
+            self.signalled = True
+            if self._is_receiving and _runs(self._router):
+                # The garbage collector runs a destructor in the middle of the router's own
+                # `receive`, which could then miss the list, or be resumed before it waits.
+                trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
+            else:
+                self._signal()
         if type(message) is not Event:
             self.controls += 1
         self.messages.append(message)
@@ -119,9 +127,11 @@ class Inbox:
         Raises:
           trio.EndOfChannel: If there will be none any more.
         """
-        self._sleeper = trio.lowlevel.current_task()
+        if self._router is None:
+            self._router = trio.lowlevel.current_task()
+        self._is_receiving = True
         await self.rx.receive()
-        self._sleeper = None
+        self._is_receiving = False
         self.signalled = False
 
     def take(self) -> list[Message]:
@@ -135,5 +145,9 @@ class Inbox:
         self._tx.close()
 
 
-def _running_task() -> trio.lowlevel.Task | None:
-    return trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None
+def _runs(task: trio.lowlevel.Task | None) -> bool:
+    """Whether a task is the running one; outside of trio none is."""
+    try:
+        return trio.lowlevel.current_task() is task
+    except RuntimeError:
+        return False

@@ -16,10 +16,10 @@ _log: Final = logging.getLogger("trio_events")
 
 
 class Described(Protocol):
-    """A subscription, as a notice needs it."""
+    """A subscription or a history, as a notice needs it."""
 
     def description(self) -> str:
-        """Its patterns, and the line that subscribed."""
+        """Its patterns, and the line that made it."""
 
 
 @final
@@ -33,10 +33,26 @@ class LossBegan:
     overflow: str
 
     def __str__(self) -> str:
-        which = "the oldest" if self.overflow == "drop_oldest" else "further"
+        which = "the oldest" if self.overflow in ("drop_oldest", "latest") else "further"
         return (
             f"{self.subscription.description()} is full: unread events: {self.unread}, "
             f"{which} ones are lost ({self.overflow})"
+        )
+
+
+@final
+@attrs.frozen
+class EvictionBegan:
+    """A history was full and has lost its first event of an episode."""
+
+    level: ClassVar = logging.WARNING
+    history: Described
+    max_events: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.history.description()} is full: events kept: {self.max_events}, those of the "
+            "paths that were sent to least recently are lost"
         )
 
 
@@ -68,6 +84,30 @@ class SendersStalled:
         return (
             f"{self.subscription.description()} is full: senders waiting for room: "
             f"{self.waiting}, the first for {self.seconds:.0f} s"
+        )
+
+
+@final
+@attrs.frozen
+class RequestsStalled:
+    """Requests of one system and kind have been waiting for replies."""
+
+    level: ClassVar = logging.WARNING
+    first: str
+    """The system, kind and path of the one that has waited longest."""
+
+    waiting: int
+    seconds: float
+    """How long that one has waited."""
+
+    whereabouts: str
+    """Which subscriptions got it, and what they are doing."""
+
+    def __str__(self) -> str:
+        others = f", and {self.waiting - 1} others" if self.waiting > 1 else ""
+        return (
+            f"no reply for {self.seconds:.0f} s to the request {self.first}{others}: "
+            f"{self.whereabouts}"
         )
 
 
@@ -119,6 +159,26 @@ class HandlerEnded:
 
 @final
 @attrs.frozen
+class HandlerLasts:
+    """A call of a handler has been running for long."""
+
+    level: ClassVar = logging.WARNING
+    subscription: Described
+    handler: str
+    event: str
+    """Its system, kind and path."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subscription.description()}: {self.handler} has been running for "
+            f"{self.seconds:.0f} s, for {self.event}"
+        )
+
+
+@final
+@attrs.frozen
 class WorkLeft:
     """A handler was stopped before it was done."""
 
@@ -138,6 +198,35 @@ class WorkLeft:
 
 @final
 @attrs.frozen
+class ConsumerCancelled:
+    """A consumer was cancelled while it was working."""
+
+    level: ClassVar = logging.WARNING
+    consumer: str
+    """Its name, and the line that started it."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.consumer}: {self.reason}; cancelled while it was working"
+
+
+@final
+@attrs.frozen
+class EventsLeft:
+    """Consumers were cancelled before they had read all events."""
+
+    level: ClassVar = logging.WARNING
+    subscription: Described
+    reason: str
+    events: int
+
+    def __str__(self) -> str:
+        return f"{self.subscription.description()}: {self.reason}; unread events: {self.events}"
+
+
+@final
+@attrs.frozen
 class InstrumentFailed:
     """A method of an instrument raised, so the instrument was removed."""
 
@@ -153,11 +242,16 @@ class InstrumentFailed:
 Notice: TypeAlias = (
     LossBegan
     | LossEnded
+    | EvictionBegan
     | SendersStalled
+    | RequestsStalled
     | SendsRefused
     | HandlerFailed
     | HandlerEnded
+    | HandlerLasts
     | WorkLeft
+    | ConsumerCancelled
+    | EventsLeft
     | InstrumentFailed
 )
 

@@ -29,26 +29,15 @@ class Reader:
     max_size: int | None
     """The most events that it takes at once; None is no limit."""
 
+    _queue: Queue
     task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
     """The task that made this, and that waits."""
 
-    _queue: Queue = attrs.field(init=False)
-    _events: list[Event[Any]] = attrs.field(init=False)
+    events: list[Event[Any]] = attrs.field(init=False)
+    """The answer, if there was one: events, or none if there won't be any."""
 
-    async def wait(self, queue: Queue) -> list[Event[Any]]:
-        """Wait in the queue, for which it is already in line, until there is an answer.
-
-        A checkpoint, always. Cancel-safe: if cancelled, the reader has left the queue, and there
-        was no answer.
-
-        Returns:
-          Events, or none if there won't be any.
-        """
-        self._queue = queue
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
-        return self._events
-
-    def _abort(self, _: object) -> trio.lowlevel.Abort:
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        """For trio, when the task is cancelled: it has then left the queue, without an answer."""
         # It isn't there if the garbage collector closed the channel between trio's decision to
         # cancel the task and this line: then the task goes on already.
         left = self._queue.pop(self, self) is None
@@ -56,7 +45,7 @@ class Reader:
 
     def answer(self, events: list[Event[Any]]) -> None:
         """Let the task go on. The reader has been taken out of the queue."""
-        self._events = events
+        self.events = events
         trio.lowlevel.reschedule(self.task)
 
 
@@ -72,7 +61,10 @@ class KnownReaders:
     """Whether something has read that is no task, such as a callback."""
 
     # By weak references, which remove themselves: a task may have much to let go of.
-    _tasks: dict[weakref.ref[trio.lowlevel.Task], None] = attrs.field(factory=dict, init=False)
+    # Made for the first one: many subscriptions are idle.
+    _tasks: dict[weakref.ref[trio.lowlevel.Task], None] | None = attrs.field(
+        default=None, init=False
+    )
     _last: weakref.ref[trio.lowlevel.Task] | None = attrs.field(default=None, init=False)
 
     def note_current(self) -> None:
@@ -85,12 +77,14 @@ class KnownReaders:
     def note(self, task: trio.lowlevel.Task) -> None:
         """Note a task."""
         if self._last is None or self._last() is not task:
+            if self._tasks is None:
+                self._tasks = {}
             tasks = self._tasks  # the callback must not keep the readers alive
             self._last = weakref.ref(task, lambda reference: tasks.pop(reference, None))
             tasks.setdefault(self._last)
 
     def __iter__(self) -> Iterator[trio.lowlevel.Task]:
-        for reference in tuple(self._tasks):
+        for reference in tuple(self._tasks or ()):
             task = reference()
             if task is not None and inspect.getcoroutinestate(task.coro) != inspect.CORO_CLOSED:
                 yield task

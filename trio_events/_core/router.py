@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Final, final
 
 import attrs
@@ -16,10 +16,11 @@ from .._names.pattern import plain_name
 from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
 from .buffer import Buffer, Overflow
-from .door import Door
-from .inbox import Inbox, Message, Recipient, Subscribe, Unsubscribe
+from .door import Admits, Door
+from .inbox import Inbox, Message, Recipient, Source, Subscribe, Unsubscribe
 from .notices import Notices
 from .pace import Pace
+from .pending import PendingRequests
 from .senders import Sender, Senders
 
 LEFT: Final = "its `async with open_event_bus()` block was left"
@@ -42,12 +43,12 @@ class Router:
     waiters: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
     """The same for those without a task."""
 
+    histories: dict[Recipient, None] = attrs.field(factory=dict, init=False)
+    """The open histories, in the order of opening."""
+
     last_system: str | None = attrs.field(default=None, init=False)
     last_kind: str | None = attrs.field(default=None, init=False)
     """The names of the latest event: a sender of these very objects needn't check them."""
-
-    after_routing: Callable[[], None] | None = attrs.field(default=None, init=False)
-    """Called when the inbox has been routed."""
 
     unmatched: int = attrs.field(default=0, init=False)
     _routed: int = attrs.field(default=0, init=False)
@@ -67,12 +68,12 @@ class Router:
     ) -> Router:
         """A router with all that belongs to it, for the running thread."""
         notices, door, table = Notices(), Door(token), RoutingTable[Recipient]()
-        inbox = Inbox(inbox_size, notices)
-        senders = Senders(inbox, table, clock)
         instruments = Instruments(notices, door)
-        return Router(
-            Core(inbox, door, senders, notices, pace, clock, instruments, make_handle), table
-        )
+        inbox = Inbox(inbox_size)
+        requests = PendingRequests(clock, notices, door, instruments)
+        senders = Senders(inbox, table, clock, requests, instruments)
+        core = Core(inbox, door, senders, notices, pace, clock, requests, instruments, make_handle)
+        return Router(core, table)
 
     # The actor
 
@@ -101,10 +102,11 @@ class Router:
             senders = self.core.senders
             if senders.for_inbox.length:
                 senders.let_in(senders.for_inbox, self.core.inbox.size)
-        if self.after_routing is not None:
-            self.after_routing()
 
     def _route(self, messages: list[Message]) -> None:
+        if len(messages) == 1 and type(messages[0]) is Event:  # nearly always if the bus is idle
+            self._route_one(messages[0])
+            return
         # The pending lists of the subscriptions that match something.
         pending: dict[Recipient, list[Event]] = {}
         # Neighbours that have the same route are handed out together: for 100 subscriptions, lists
@@ -131,6 +133,19 @@ class Router:
         self._spread(run, route, pending)
         self._deliver(pending)
 
+    def _route_one(self, event: Event) -> None:
+        self._routed += 1
+        route = self.table.match(event.system, event.kind)
+        recipients = route.recipients(event.path) if route.by_path else route.items
+        requests = self.core.requests
+        answers = (requests.underway or requests.waiting) and requests.see(event, route)
+        if not recipients and not answers:
+            self.unmatched += 1
+        if self.core.instruments.watched_routes:
+            self._tell_routed([event], route, {id(event)} if answers else ())
+        for recipient in recipients:
+            recipient.deliver([event])
+
     def _spread(
         self,
         run: list[Event],
@@ -141,8 +156,6 @@ class Router:
         if route is None:
             return
         self._routed += len(run)
-        if self.core.instruments.watched_routes:
-            self._tell_routed(run, route)
         for recipient in route.items:
             if recipient in pending:
                 pending[recipient] += run
@@ -157,8 +170,20 @@ class Router:
                     self.unmatched += 1
         elif not route.items:
             self.unmatched += len(run)
+        requests = self.core.requests
+        answers: set[int] = set()  # the identities of events that answer requests
+        if requests.underway or requests.waiting:
+            for event in run:
+                if requests.see(event, route):
+                    answers.add(id(event))
+                    if not route.recipients(event.path):
+                        self.unmatched -= 1
+        if self.core.instruments.watched_routes:
+            self._tell_routed(run, route, answers)
 
-    def _tell_routed(self, events: list[Event], route: Route[Recipient]) -> None:
+    def _tell_routed(
+        self, events: list[Event], route: Route[Recipient], answers: Container[int]
+    ) -> None:
         """Tell instruments who gets these events. The bus's own ones aren't told of."""
         tell = self.core.instruments.tell
         for (system, _), group in itertools.groupby(events, lambda e: (e.system, e.kind)):
@@ -166,8 +191,11 @@ class Router:
                 continue
             run = tuple(group)
             for some in [(event,) for event in run] if route.by_path else [run]:
-                found = (*route.items, *(route.find(some[0].path) if route.by_path else ()))
-                tell("events_routed", some, tuple(recipient.handle for recipient in found))
+                found = route.recipients(some[0].path)
+                handles = [r.holder.handle for r in found if r.holder is not None]
+                tell("events_routed", some, tuple(handles))
+                if not found and (rest := tuple(e for e in some if id(e) not in answers)):
+                    tell("events_unmatched", rest)
 
     def _deliver(self, pending: dict[Recipient, list[Event]]) -> None:
         for recipient, events in pending.items():
@@ -176,12 +204,20 @@ class Router:
 
     def _register(self, message: Subscribe | Unsubscribe) -> None:
         if isinstance(message, Subscribe):
+            if message.source is not None:
+                self._hand_on(message.source.matching(message.interest), message.recipient)
             self.table.add(message.recipient, message.interest)
             return
         for interest in message.interests:
             self.table.remove(message.recipient, interest)
         if message.final:
             message.recipient.finish()
+
+    def _hand_on(self, events: list[Event], recipient: Recipient) -> None:
+        """Deliver events that were sent before the recipient was there."""
+        if events:
+            self.core.requests.hand_on(events, recipient.holder)
+            recipient.deliver(events)
 
     # What others want of it
 
@@ -208,13 +244,16 @@ class Router:
         number = next(self._numbers)
         return SubscriptionActor(interest, origin, buffer, self.core, number, self.subscriptions)
 
-    def open_waiter(self, interest: Interest, origin: str, max_unread: int) -> SubscriptionActor:
+    def open_waiter(
+        self, interest: Interest, origin: str, max_unread: int, source: Source | None = None
+    ) -> SubscriptionActor:
         """A subscription without a task, which never makes a sender wait."""
         buffer = Buffer(max_unread, Overflow.CLOSE)
         number = next(self._numbers)
         waiter = SubscriptionActor(interest, origin, buffer, self.core, number, self.waiters)
-        self.open(waiter)
-        waiter.tell("subscription_opened")
+        with self.core.notices:
+            self.open(waiter, source=source)
+            waiter.tell("subscription_opened")
         return waiter
 
     def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
@@ -229,7 +268,8 @@ class Router:
           trio.WouldBlock: If something stops the event, and `wait` is false.
         """
         with self.core.notices:
-            self.core.door.check_open()
+            if not self.core.door.is_open and not self.core.requests.admits(event):
+                self.core.door.check_open()
             queue = self.core.senders.obstacle(event)
             if queue is None:
                 self.core.inbox.post(event)
@@ -250,16 +290,34 @@ class Router:
                 self.route_inbox()
             self.offer(event)
 
-    def open(self, subscription: SubscriptionActor, handle: object = None) -> None:
-        """Take in a subscription: it gets every event that is accepted from now on."""
-        self.core.inbox.post(Subscribe(subscription, subscription.interest))
-        subscription.open_among[subscription] = handle
-        self.core.instruments.on_interests(subscription)
+    def open(
+        self,
+        subscription: SubscriptionActor,
+        handle: object = None,
+        source: Source | None = None,
+    ) -> None:
+        """Take in a subscription: it gets every event that is accepted from now on.
+
+        If there is a source, it begins with those of it that match.
+        """
+        with self.core.notices:
+            self.core.inbox.post(Subscribe(subscription, subscription.interest, source))
+            subscription.open_among[subscription] = handle
+            self.core.instruments.on_interests(subscription)
+            if source is not None:
+                self.route_inbox()  # so that nothing can be forgotten before
+
+    def open_history(self, history: Recipient, interest: Interest) -> None:
+        """Take in a history: it keeps every event that is accepted from now on."""
+        with self.core.notices:
+            self.core.inbox.post(Subscribe(history, interest))
+            self.histories[history] = None
+            self.core.instruments.on_interests(history)
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
         with self.core.notices:
-            subscription.interests[interest] = None
+            subscription.change_interests()[interest] = None
             self.core.inbox.post(Subscribe(subscription, interest))
             self.core.instruments.on_interests(subscription)
             self.route_inbox()  # so that senders of what it now matches see that it is full
@@ -267,21 +325,26 @@ class Router:
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match less, from now on."""
         with self.core.notices:
-            del subscription.interests[interest]
+            del subscription.change_interests()[interest]
             self.core.inbox.post(Unsubscribe(subscription, (interest,), final=False))
             self.core.instruments.on_interests(subscription)
             self.route_inbox()
             self.core.senders.reconsider(subscription)
 
-    def is_wanted(
-        self, system: str, kind: str, path: str, *, besides: Recipient | None = None
-    ) -> bool:
-        """Whether a subscription, besides one, would get such an event if it were accepted now."""
+    def is_wanted(self, system: str, kind: str, path: str) -> bool:
+        """Whether such an event would be received or kept if it were accepted now."""
+        return any(not recipient.closed for recipient in self._recipients(system, kind, path))
+
+    def has_subscriber(self, system: str, kind: str, path: str) -> bool:
+        """Whether a subscription would get such an event if it were accepted now."""
+        recipients = self._recipients(system, kind, path)
+        return any(not r.closed for r in recipients if r.holder is not None)
+
+    def _recipients(self, system: str, kind: str, path: str) -> list[Recipient]:
         if self.core.inbox.controls:
             self.route_inbox()
         # Peek, so that asking leaves no remembered route behind.
-        recipients = self.table.peek(system, kind).recipients(path)
-        return any(not r.closed and r is not besides for r in recipients)
+        return self.table.peek(system, kind).recipients(path)
 
     def _heed_instruments(self) -> None:
         """Take the ways on which instruments are told of what they watch, and no others."""
@@ -296,6 +359,12 @@ class Router:
         """How many events have been accepted."""
         return self._routed + self.core.inbox.used
 
+    def restrict(self, admits: Admits, reason: str) -> None:
+        """Refuse everything from now on but what certain tasks do, and what answers them."""
+        with self.core.notices:
+            self.core.door.restrict(admits, reason)
+            self.core.senders.dismiss(self.core.door)
+
     @trio.lowlevel.enable_ki_protection
     def close(self, reason: str = LEFT) -> None:
         """Route what was accepted, end all subscriptions, and refuse everything from now on."""
@@ -305,9 +374,21 @@ class Router:
             self.core.instruments.tell("bus_closing")
             self.core.door.close(reason)
             self.core.senders.dismiss(self.core.door)
+            self.core.senders.full.clear()
+            # All at once, or 100,000 would take seconds to be removed from the table one by one.
+            ending: list[Recipient] = [*self.subscriptions, *self.waiters, *self.histories]
+            for recipient in ending:
+                recipient.closed = True
             for subscription in (*self.subscriptions, *self.waiters):
-                subscription.close()
+                subscription.leave()
+            self.histories.clear()
+            if self.core.instruments.active:
+                for recipient in ending:
+                    self.core.instruments.on_interests(recipient)
             self.route_inbox()
-            self.table.forget_routes()
+            self.core.requests.close()
+            self.table.clear()
+            for recipient in ending:
+                recipient.end()
             self.core.inbox.close()
             self.core.instruments.tell("bus_closed")

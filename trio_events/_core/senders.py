@@ -6,22 +6,22 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterator, Set
-from typing import Final, Protocol, final
+from operator import attrgetter
+from typing import Protocol, final
 
 import attrs
 import trio
 
 from .._errors import DeadlockError
 from .._event import Event
+from .._instruments import Instruments
 from .._names.interest import Interest
 from .._names.routing import RoutingTable
-from .deadlock import hopeless_waits, next_look
+from .deadlock import gives_up, hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
+from .pending import PendingRequest, PendingRequests, deadlock_error
 from .readers import KnownReaders
-
-_SOON: Final = 600.0
-"""Seconds. A deadline beyond that, such as one around a whole program, is as good as none."""
 
 
 @final
@@ -59,8 +59,7 @@ class Sender:
 
     def gives_up(self, now: float) -> bool:
         """Whether the wait ends by itself, and soon enough to wait for that."""
-        # A deadline that has passed and did not end it must have been moved.
-        return now <= self._deadline < self.since + _SOON
+        return gives_up(self._deadline, self.since, now)
 
     async def wait(self) -> None:
         """Wait until the event has been accepted, or raise.
@@ -156,10 +155,14 @@ class Queue:
             heapq.heappop(heap)
         return heap[0][1] if heap else None
 
+    def in_any_order(self) -> Iterator[Sender]:
+        """Those that wait. One that went and came back may be among them twice."""
+        return (sender for _, sender in self._heap if sender.queue is self)
+
     def __iter__(self) -> Iterator[Sender]:
         """Those that wait, in the order of their arrival."""
-        waiting = (sender for _, sender in sorted(self._heap) if sender.queue is self)
-        return iter(dict.fromkeys(waiting))  # one that went and came back is in the heap twice
+        waiting = dict.fromkeys(self.in_any_order())
+        return iter(sorted(waiting, key=attrgetter("ticket")))
 
 
 @final
@@ -174,18 +177,14 @@ class Senders:
     _inbox: Inbox
     _table: RoutingTable[Recipient]
     _clock: Callable[[], float]
+    _requests: PendingRequests
+    _instruments: Instruments
     full: dict[Recipient, Queue] = attrs.field(factory=dict, init=False)
     """The recipients that stop senders: those without room, and those for whose room a sender
     already waits, so that no newcomer goes first."""
 
     for_inbox: Queue = attrs.field(factory=lambda: Queue(None), init=False)
     """The senders that wait for room in the inbox."""
-
-    on_deadlock: Callable[[Event, str], None] = attrs.field(
-        default=lambda event, subscription: None, init=False
-    )
-    """Called within a step for each event whose sender is refused, with the description of the
-    subscription that it waited for."""
 
     _tickets: Iterator[int] = attrs.field(factory=itertools.count, init=False)
     _next_verdict: float = attrs.field(default=-math.inf, init=False)
@@ -261,13 +260,13 @@ class Senders:
         return False
 
     def dismiss(self, door: Door) -> None:
-        """Refuse the senders that the door doesn't admit any more."""
+        """Refuse senders that the door doesn't admit any more, unless their event is awaited."""
         for sender in [s for queue in (self.for_inbox, *self.full.values()) for s in queue]:
-            if not door.admits(sender.task):
+            if not door.admits(sender.task) and not self._requests.admits(sender.event):
                 sender.wake(door.closed_error("; the event that waited for room was not sent"))
 
     def end_hopeless(self, now: float) -> bool:
-        """Refuse the senders whose wait can never end, if they have waited for a second.
+        """Refuse the sends, and end the requests, that wait for a second and could for ever.
 
         Returns:
           False if it is too early: as this looks at all that wait, once a second is enough.
@@ -276,28 +275,47 @@ class Senders:
             return False
         self._next_verdict = now + 1
         places = {queue: queue.owner for queue in self.full.values() if queue.owner is not None}
-        senders = {s.task: s for queue in places for s in queue if not s.gives_up(now)}
+        senders = {
+            s.task: s for queue in places for s in queue.in_any_order() if not s.gives_up(now)
+        }
+        requests = self._requests.waits(now)
+        waiting: dict[trio.lowlevel.Task, Sender | PendingRequest] = {**senders, **requests}
+        enders: dict[Queue | PendingRequest, tuple[trio.lowlevel.Task, ...]] = {
+            queue: tuple(owner.known_readers)
+            for queue, owner in places.items()
+            if not owner.known_readers.unknown
+        }
+        enders.update((request, request.enders()) for request in requests.values())
         verdict = hopeless_waits(
-            {task: queue for task, s in senders.items() if (queue := s.queue) is not None},
-            {
-                queue: tuple(owner.known_readers)
-                for queue, owner in places.items()
-                if not owner.known_readers.unknown
-            },
+            {task: place for task, wait in waiting.items() if (place := _place_of(wait))},
+            enders,
             [
-                sender.task
-                for sender in sorted(senders.values(), key=lambda sender: sender.ticket)
-                if now >= sender.since + next_look(0)
+                wait.task
+                for wait in sorted(waiting.values(), key=_seniority)
+                if now >= wait.since + next_look(0)
             ],
         )
-        for sender in map(senders.__getitem__, verdict):
-            assert sender.queue is not None
-            assert sender.queue.owner is not None
-            owner = sender.queue.owner
-            of_its_own = list(owner.known_readers) == [sender.task]
-            self.on_deadlock(sender.event, owner.description())
-            sender.wake(_deadlock_error(sender.event, owner, of_its_own=of_its_own))
+        for wait in map(waiting.__getitem__, verdict):
+            if isinstance(wait, PendingRequest):
+                assert wait.event is not None
+                self._instruments.tell("deadlock_refused", wait.event, wait.whereabouts())
+                wait.fail(deadlock_error(wait))
+            else:
+                assert wait.queue is not None
+                assert wait.queue.owner is not None
+                owner = wait.queue.owner
+                of_its_own = list(owner.known_readers) == [wait.task]
+                self._instruments.tell("deadlock_refused", wait.event, owner.description())
+                wait.wake(_deadlock_error(wait.event, owner, of_its_own=of_its_own))
         return True
+
+
+def _place_of(wait: Sender | PendingRequest) -> Queue | PendingRequest | None:
+    return wait if isinstance(wait, PendingRequest) else wait.queue
+
+
+def _seniority(wait: Sender | PendingRequest) -> tuple[float, int]:
+    return wait.since, -1 if isinstance(wait, PendingRequest) else wait.ticket
 
 
 def _deadlock_error(event: Event, owner: Owner, *, of_its_own: bool) -> DeadlockError:

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias, assert_never, final
 
 import attrs
 import trio
 
 from .._core.actor import SubscriptionActor
-from .._core.notices import HandlerEnded, HandlerFailed, WorkLeft
+from .._core.buffer import Key, key_of
+from .._core.notices import HandlerEnded, HandlerFailed, HandlerLasts, WorkLeft
+from .._core.pending import Answer, Held, PendingRequest, names_of
 from .._errors import EventBusError
 from .._event import Event
 from .._instruments import Instruments
+from .._requests import Outcome, Reject, is_reply
 from .._subscription import Subscription
+from .quiet import OwnedTask
 from .registration import Handler, Registration, name_of
-from .staff import Staff
+from .staff import Staff, is_cancelled, unprotected
 from .supervision import (
     CloseSubscription,
     DeadLetter,
     Log,
-    OnError,
     Propagate,
-    Restart,
-    is_cancelled,
+    Retry,
+    Verdict,
+    leaves,
     split,
+    text_of,
+    verdict_of,
 )
 
 _HERE: Final = "the end of its handler"
 
+_LOOK_EVERY: Final = 1.0
+"""Seconds from one look at the running calls to the next, so that none has to ask for the time."""
+
 DeadLetterHook: TypeAlias = Callable[[DeadLetter], object]
+"""A function, async or not, that is called with each dead letter."""
+
+Reply: TypeAlias = Callable[[Event[Any], PendingRequest, Outcome, object], Awaitable[None]]
+"""Replies to a request that has no reply yet."""
 
 
 @final
@@ -47,8 +61,11 @@ class HandlerActor:
     actor: SubscriptionActor
     _subscription: Subscription
     _registration: Registration
+    _registered_at: str
     _staff: Staff
     _on_dead_letter: DeadLetterHook | None
+    _report_after: float
+    _reply: Reply | None = None  # if the handler is a responder
     _instruments: Instruments = attrs.field(init=False)  # one look-up less for each call
     handling: int = attrs.field(default=0, init=False)
     """Calls that are running."""
@@ -58,16 +75,18 @@ class HandlerActor:
 
     _taking: bool = attrs.field(default=False, init=False)  # a task has the turn
     _turn: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
-    _scopes: dict[trio.CancelScope, trio.lowlevel.Task | None] = attrs.field(
-        factory=dict, init=False
-    )  # one a task
-    _stopped: str | None = attrs.field(default=None, init=False)  # why, if it is
-    _calls_cut: int = attrs.field(default=0, init=False)  # calls that were cancelled by that
+    _tasks: dict[OwnedTask, None] = attrs.field(factory=dict, init=False)
+    _calls_cut: int = attrs.field(default=0, init=False)  # calls that were cancelled
     _not_begun: int = attrs.field(default=0, init=False)  # events that had just been taken
-    # When the handler was restarted, on trio's clock; only what still counts.
-    _restarts: deque[float] = attrs.field(factory=deque, init=False)
+    # Whether the actor's task is going to look after the calls.
+    _will_look: bool = attrs.field(init=False)
+    # The systems and paths that events are being handled of, if these are to stay in order.
+    _busy: set[Key] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._will_look = self._report_after == math.inf  # then it need not ask for it
+        if self._registration.ordered and self._registration.concurrency > 1:
+            self._busy = set()
         self._instruments = self.actor.core.instruments
 
     @property
@@ -82,95 +101,109 @@ class HandlerActor:
 
     @property
     def treatment(self) -> str:
-        """What is done when it fails."""
-        return type(self._registration.on_error).__name__
+        """What is done about an event that it could not handle."""
+        return type(verdict_of(self._registration.on_error)).__name__
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all tasks have ended."""
+        return not self._tasks
+
+    def takers(self, event: Event[Any]) -> list[trio.lowlevel.Task]:
+        """The tasks that could take up an event that was not handled yet."""
+        able = list(self._tasks)
+        if self._busy and (key := key_of(event)) in self._busy:
+            able = [owned for owned in able if owned.event and key_of(owned.event) == key]
+        return [owned.task for owned in able if owned.task is not None]
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin, in tasks of a nursery that have the context variables of the caller."""
         self.actor.worker = self
-        self._staff.join(self)
+        name = name_of(self.handler)
         for _ in range(self._registration.concurrency):
-            scope = trio.CancelScope()
-            self._scopes[scope] = None
-            nursery.start_soon(
-                self._run, scope, name=f"trio_events handler {name_of(self.handler)}"
-            )
+            owned = OwnedTask(name, self._turn)
+            self._tasks[owned] = None
+            self._staff.join(owned)
+            nursery.start_soon(self._run, owned, name=f"trio_events handler {name}")
 
-    # For the staff
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the handler has nothing left to do."""
-        # Not enough that nothing is queued: an event may be on its way to a task that waited,
-        # but then that task doesn't wait any more.
-        tasks = self._scopes.values()
-        return not self.handling and any(reader.task in tasks for reader in self.actor.readers)
-
-    def stop(self, reason: str) -> None:
-        """Cancel the tasks. What is left then is counted and reported."""
-        self._stopped = reason
-        for scope in self._scopes:
-            scope.cancel()
-
-    def note_change(self) -> None:
-        """Events have been delivered, or a task has nothing to do."""
-        self._staff.note_change(self)
+    def look_after_calls(self, now: float) -> None:
+        """Report the calls that last, and look again when the next one is to be reported."""
+        if self._report_after == math.inf:
+            return
+        self._will_look = False
+        calls = [(owned, owned.event) for owned in self._tasks if owned.event is not None]
+        for owned, event in calls:
+            if owned.since is None:
+                owned.since, owned.next_report = now, now + self._report_after
+            elif now >= owned.next_report:
+                lasted = now - owned.since
+                notice = HandlerLasts(self.actor, owned.name, names_of(event), lasted)
+                self.actor.core.notices.add(notice)
+                self.actor.tell("handler_slow", event, lasted)
+                owned.next_report = max(now + lasted, math.nextafter(now, math.inf))
+        if calls:
+            self._will_look = True
+            self.actor.set_alarm(min(now + _LOOK_EVERY, *(call.next_report for call, _ in calls)))
 
     # The tasks
 
     @trio.lowlevel.enable_ki_protection
-    async def _run(self, scope: trio.CancelScope) -> None:
+    async def _run(self, owned: OwnedTask) -> None:  # noqa: ASYNC910  # it may be cancelled at once
         """Call the handler with one event after the other, until the subscription has ended."""
-        self._scopes[scope] = task = trio.lowlevel.current_task()
         # All do so before one of them has an event, so that none is taken for the only reader.
-        self.actor.known_readers.note(task)
+        self.actor.known_readers.note(self._staff.begin(owned))
         try:
-            with scope:
+            with owned.scope:
                 while (event := await self._next()) is not None:
-                    if self._stopped is not None:
+                    if self._staff.cut_short is not None:
                         self._not_begun += 1
                         self.actor.buffer.discarded += 1
                         break
-                    await self._handle(event)
+                    if self._busy is None:
+                        await self._handle(owned, event)
+                    else:
+                        await self._handle_in_order(owned, event, self._busy)
                     del event  # or it would live on until the next one comes
-        except BaseException:
-            self._stopped = self._stopped or "the bus was ended by an exception"
-            raise
+        except BaseException as error:  # noqa: ASYNC103  # what is not raised is no `Cancelled`
+            self._staff.note_exception(error)
+            if not self._staff.is_last_word(owned, error):
+                raise
         finally:
-            del self._scopes[scope]
-            if not self._scopes:
+            del self._tasks[owned]
+            if not self._tasks:
                 self._finish()
-            self.note_change()
+            self._staff.leave(owned)
 
     def _finish(self) -> None:
-        self._staff.leave(self)
-        if self._stopped is None:
+        reason = self._staff.cut_short
+        if reason is None:
             return
         self._staff.route_accepted()
         events = self.actor.buffer.unread + self._not_begun
         self.actor.discard(_HERE)
         if events or self._calls_cut:
             name = name_of(self.handler)
-            self.actor.core.notices.add(
-                WorkLeft(self.actor, name, self._stopped, self._calls_cut, events)
-            )
+            self.actor.core.notices.add(WorkLeft(self.actor, name, reason, self._calls_cut, events))
 
     async def _next(self) -> Event[Any] | None:
         """The next event, or None if there will be none any more."""
         await next(self.actor.core.pace.steps)()
+        if self._busy is None and not self._taking:
+            front = self.actor.buffer.front  # as in `EventIterator`
+            event = front.pop() if front and not self.actor.must_settle else None
+            if event is not None:
+                return event
         while self._taking:
             await self._turn.park()
         self._taking = True
         try:
-            front = self.actor.buffer.front
-            if front and not self.actor.must_settle:  # as in `EventIterator`
-                return front.pop()
-            self.note_change()  # if there is nothing, this task waits to read when others look
+            if self._busy is not None:
+                return await self._next_in_order(self._busy)
             return await self.actor.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended
-            if isinstance(self._registration.on_error, Propagate):
+            if isinstance(verdict_of(self._registration.on_error), Propagate):
                 raise
             self.actor.discard(_HERE)  # nothing; but the other tasks need not say so again
             self.actor.core.notices.add(HandlerEnded(error))
@@ -179,100 +212,194 @@ class HandlerActor:
             self._taking = False
             self._turn.unpark()
 
-    async def _handle(self, event: Event[Any]) -> None:  # noqa: ASYNC910  # that is up to the handler
+    async def _next_in_order(self, busy: set[Key]) -> Event[Any]:
+        """The next event that no other one is to be handled before."""
+        while True:  # noqa: ASYNC913  # it waits, or takes one
+            try:
+                event = self.actor.take_free(busy)
+            except trio.WouldBlock:
+                await self.actor.wait_for_events()
+            else:
+                busy.add(key_of(event))
+                return event  # noqa: ASYNC910  # the caller has had a checkpoint
+
+    async def _handle_in_order(  # noqa: ASYNC910  # as `_handle`
+        self, owned: OwnedTask, event: Event[Any], busy: set[Key]
+    ) -> None:
+        """Handle an event, and then those that were set aside because of it."""
+        key = key_of(event)
+        following: Event[Any] | None = event
+        while following is not None:
+            await self._handle(owned, following)
+            await next(self.actor.core.pace.steps)()
+            following = self.actor.take_aside(key) if self._staff.cut_short is None else None
+        busy.remove(key)
+
+    async def _handle(self, owned: OwnedTask, event: Event[Any]) -> None:  # noqa: ASYNC910  # that is up to the handler
         """Call the handler with an event, as often as it takes."""
+        known = self.actor.core.requests.known
+        request = known.get(id(event)) if known else None
+        if request is not None:
+            request.note_progress(self.actor, trio.lowlevel.current_task())
         self.handling += 1
+        owned.event, owned.since = event, None
+        if not self._will_look:  # otherwise that will find out when it began, more or less
+            self.look_after_calls(self.actor.core.clock())
+        attempt = 1
         try:
-            while await self._call(event):
-                pass
+            # In one piece: a coroutine more for each call would be a twentieth of it.
+            while True:
+                reply: tuple[Outcome, object] | None = None
+                try:
+                    if self._reply is None:
+                        if self._instruments.watched_calls:
+                            await self._watched(event)
+                        else:
+                            await unprotected(self._registration.handler, event)
+                    elif request is not None or not is_reply(event.kind):
+                        reply = await self._respond(event)
+                        if request is not None and request.answer is Answer.MISSING:
+                            await self._reply(event, request, *reply)
+                    break
+                except BaseException as error:  # noqa: ASYNC103, BLE001  # `_treat` raises it
+                    caught = error
+                try:
+                    # If only the reply could not be sent, the handler isn't called again.
+                    pause = await self._treat(event, caught, attempt if reply is None else math.inf)
+                finally:
+                    del caught  # no reference cycle
+                if pause is None:
+                    break
+                await trio.sleep(pause)
+                attempt += 1
         except BaseException as error:
-            self._calls_cut += is_cancelled(error)
+            self._calls_cut += is_cancelled(error) or self._staff.is_last_word(owned, error)
             raise
         finally:
             self.handling -= 1
-            self.note_change()
+            owned.event = None
+        if request is not None:
+            request.note_progress(self.actor, Held.PASSED_ON)
 
-    async def _call(self, event: Event[Any]) -> bool:
-        """Call the handler once; returns whether to call it again with the same event."""
-        policy = self._registration.on_error
-        try:
-            if self._instruments.watched_calls:
-                await self._watched(event)
-            else:
-                await _unprotected(self.handler, event)
-        except BaseException as error:  # noqa: ASYNC103, BLE001  # `rest` is raised, whatever it is
-            failure, rest = split(error)
-            try:
-                if failure is None:
-                    raise
-                self.failures += 1
-                self.actor.tell("handler_failed", event, failure, self.treatment)
-                pause = self._treat(policy, event, failure)
-                if pause is None:
-                    raise
-                if rest is not None:
-                    raise rest  # noqa: ASYNC104  # what is left of the error
-            finally:
-                del failure, rest  # no reference cycles
-        else:
-            return False
-        if not isinstance(policy, Restart):
-            return False  # noqa: ASYNC910  # the handler may have had no checkpoint
-        await trio.sleep(pause)
-        return policy.retry
-
-    async def _watched(self, event: Event[Any]) -> None:  # noqa: ASYNC910  # as `_handle`
+    async def _watched(self, event: Event[Any]) -> object:  # noqa: ASYNC910  # as `_handle`
+        """Call the handler, and tell instruments before and after."""
         about = event, self._subscription
         with self._instruments.around("before_handler", "after_handler", *about):
-            await _unprotected(self.handler, event)
+            return await unprotected(self._registration.handler, event)
 
-    def _treat(self, policy: OnError, event: Event[Any], failure: Exception) -> float | None:
-        """Do what the policy says about a failure.
+    async def _treat(  # noqa: ASYNC910  # there may be nothing to wait for
+        self, event: Event[Any], caught: BaseException, attempt: float
+    ) -> float | None:
+        """Do what there is to do about what a call has raised.
 
         Returns:
-          In how many seconds to go on, or None if what the handler raised is to leave.
+          In how many seconds to call the handler again with the same event, or None.
         """
-        pause: float | None = 0
-        match policy:
+        failure, rest = split(caught)
+        try:
+            if failure is None:
+                raise caught
+            self.failures += 1
+            pause = None
+            policy = self._registration.on_error
+            if isinstance(policy, Retry) and attempt < policy.attempts and policy.covers(failure):
+                self.actor.tell("handler_failed", event, failure, type(policy).__name__)
+                pause = policy.pause(int(attempt))
+                again = f", again in {pause:.3g} s" if rest is None else ""
+                self._report(event, failure, f"; attempt {attempt} of {policy.attempts}{again}")
+            else:
+                verdict = verdict_of(policy)
+                self.actor.tell("handler_failed", event, failure, self.treatment)
+                await self._give_up(event, failure, verdict)
+                if isinstance(verdict, Propagate):
+                    raise caught
+            if rest is not None:
+                raise rest
+            return pause  # noqa: ASYNC910  # likewise
+        finally:
+            del caught, failure, rest  # no reference cycles
+
+    async def _give_up(  # noqa: ASYNC910  # as `_treat`
+        self, event: Event[Any], failure: Exception, verdict: Verdict
+    ) -> None:
+        """Do what there is to do about an event that the handler could not handle."""
+        match verdict:
             case Propagate():
-                pause = None
+                self._add_note(event, failure)
             case Log():
                 self._report(event, failure, "")
             case CloseSubscription():
                 self.actor.discard(_HERE)
                 self._report(event, failure, "; the subscription is closed")
-            case Restart():
-                pause = self._restart(policy)
-                if pause is not None:
-                    self._report(event, failure, f"; it goes on in {pause:g} s")
-                    if policy.retry:
-                        return pause
             case _ as never:
                 assert_never(never)
+        # An exception that ends the bus is to leave alone, without that of the request beside it.
+        request = self.actor.core.requests.known.get(id(event))
+        if (
+            self._reply is not None
+            and request is not None
+            and request.answer is Answer.MISSING
+            and not isinstance(verdict, Propagate)
+        ):
+            try:
+                await self._reply(event, request, "failed", text_of(failure))
+            except Exception as error:  # noqa: BLE001  # the failure itself is what matters
+                self._report(event, error, "; there is no reply")
+        self.actor.core.requests.let_go((event,), self.actor)
         letter = DeadLetter(event, failure, self._subscription)
         self._instruments.tell("event_failed", letter)
         if self._on_dead_letter is not None:
-            self._on_dead_letter(letter)
-        return pause
+            await _tell(self._on_dead_letter, letter)
 
-    def _restart(self, policy: Restart) -> float | None:
-        """In how many seconds to restart, or None if there have been too many restarts."""
-        now = trio.current_time()
-        while self._restarts and self._restarts[0] <= now - policy.within:
-            self._restarts.popleft()
-        if len(self._restarts) == policy.max_restarts:
-            return None
-        pause = math.ldexp(policy.backoff, len(self._restarts))  # a power would overflow
-        self._restarts.append(now)
-        return pause
+    # Responders
+
+    async def _respond(self, event: Event[Any]) -> tuple[Outcome, object]:
+        """Call the responder; returns what to reply."""
+        try:
+            if self._instruments.watched_calls:
+                data = await self._watched(event)
+            else:
+                data = await unprotected(self.handler, event)
+        except (Reject, ExceptionGroup) as error:
+            rejections = [leaf for leaf in leaves(error) if isinstance(leaf, Reject)]
+            if len(rejections) < len(list(leaves(error))):
+                raise
+            return "rejected", rejections[0].data  # noqa: ASYNC910  # as `_handle`
+        if isinstance(data, Event):
+            raise TypeError(f"a responder returns the data of its reply, not an event: {data!r}")
+        return "accepted", data
+
+    # For people
+
+    def activity(self) -> str:
+        """What the handler is doing."""
+        name = name_of(self.handler)
+        events = [owned.event for owned in self._tasks if owned.event is not None]
+        calls = [*map(names_of, events[:3])]
+        if len(events) > len(calls):
+            calls.append(f"{len(events) - len(calls)} more")
+        return f"{name} is busy with {', '.join(calls)}" if calls else f"{name} is idle"
+
+    def _add_note(self, event: Event[Any], failure: Exception) -> None:
+        note = (
+            f"{name_of(self.handler)} was handling the event {names_of(event)} of "
+            f"{self.actor.description()}, registered at {self._registered_at}"
+        )
+        with contextlib.suppress(Exception):  # some exceptions are frozen
+            failure.add_note(note)
 
     def _report(self, event: Event[Any], failure: Exception, consequence: str) -> None:
-        which = f"system={event.system!r} kind={event.kind!r} path={event.path!r}"
         name = name_of(self.handler)
-        self.actor.core.notices.add(HandlerFailed(self.actor, name, which, failure, consequence))
+        self.actor.core.notices.add(
+            HandlerFailed(self.actor, name, names_of(event), failure, consequence)
+        )
+
+
+# Ctrl-C can interrupt what the application gave, unlike what calls it.
 
 
 @trio.lowlevel.disable_ki_protection
-async def _unprotected(handler: Handler, event: Event[Any]) -> None:  # noqa: ASYNC910  # as `_handle`
-    """Call a handler so that Ctrl-C can interrupt it, unlike what calls it."""
-    await handler(event)
+async def _tell(hook: DeadLetterHook, letter: DeadLetter) -> None:  # noqa: ASYNC910  # likewise
+    result = hook(letter)
+    if inspect.isawaitable(result):
+        await result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final, overload
 
 import attrs
 
@@ -13,12 +13,14 @@ from .._core.buffer import Overflow, check_count
 from .._event import Event
 from .._names.pattern import ExactPath
 from .._terms import Terms
-from .supervision import OnError, Propagate
+from .supervision import Log, OnError, Propagate
 
 Handler: TypeAlias = Callable[[Event[Any]], Awaitable[object]]
 """An async function that is called with an event."""
 
 HandlerT = TypeVar("HandlerT", bound=Handler)
+DataT = TypeVar("DataT")
+ResultT = TypeVar("ResultT")
 
 
 def is_async(function: object) -> bool:
@@ -48,21 +50,50 @@ def _unwrapped(function: object) -> object:
     return function
 
 
-def _check_parameters(handler: Callable[..., object]) -> None:
+def _check_parameters(handler: Callable[..., object], what: str) -> None:
     """Require that a handler can be called with an event alone."""
     try:
         signature = inspect.signature(handler)
-    except ValueError:  # some callables written in C have none
+    except (ValueError, TypeError):  # it has none, as some callables written in C, or a wrong one
         return
     try:
         signature.bind(None)
     except TypeError as error:
         hint = ""
         if next(iter(signature.parameters), None) == "self":
-            hint = "; to use a method, register it on the object: bus.on(obj.method, ...)"
+            how = "serve" if what == "responder" else "on"
+            hint = f"; to use a method, register it on the object: bus.{how}(obj.method, ...)"
         raise TypeError(
-            f"a handler is called with one argument, the event, and "
+            f"a {what} is called with one argument, the event, and "
             f"{name_of(handler)}{signature} can't be: {error}{hint}"
+        ) from None
+
+
+def check_call(caller: str, function: Any, *args: object, **kwargs: object) -> None:
+    """Require an async function that can be called like this.
+
+    Args:
+      caller: What the function is passed to, for messages.
+      function: What should be the function.
+      args: What it is going to be called with.
+      kwargs: The same, by keyword.
+    """
+    if inspect.iscoroutine(function):
+        function.close()  # or Python warned that it was never awaited
+        name = function.__name__
+        raise TypeError(
+            f"{caller} takes an async function and its arguments: write {caller}({name}, ...), "
+            f"not {caller}({name}(...))"
+        )
+    if not is_async(function):
+        raise TypeError(f"{caller} takes an async function, not {function!r}")
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except ValueError:  # as in `_check_parameters`
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"{caller} can't call {name_of(function)} with these arguments: {error}"
         ) from None
 
 
@@ -80,18 +111,24 @@ class Registration:
     handler: Handler
     terms: Terms
     concurrency: int
+    ordered: bool
     on_error: OnError
+    replies: bool = False
+    """Whether it is a responder, whose results are the data of replies."""
 
     def __attrs_post_init__(self) -> None:
+        what = "responder" if self.replies else "handler"
         if not is_async(self.handler):
-            raise TypeError(f"a handler must be an async function, not {self.handler!r}")
-        _check_parameters(self.handler)
+            raise TypeError(f"a {what} must be an async function, not {self.handler!r}")
+        _check_parameters(self.handler, what)
         check_count("concurrency", self.concurrency)
+        if not isinstance(self.ordered, bool):
+            raise TypeError(f"ordered must be a bool, not {self.ordered!r}")
         on_error: object = self.on_error
         if not isinstance(on_error, OnError):
             hint = ", with parentheses" if isinstance(on_error, type) else ""
             raise TypeError(
-                "on_error must be Propagate(), Log(), CloseSubscription() or Restart(), "
+                "on_error must be Propagate(), Log(), CloseSubscription() or Retry(), "
                 f"not {on_error!r}{hint}"
             )
 
@@ -107,6 +144,7 @@ class HandlerSet:
     registrations: list[Registration] = attrs.field(factory=list, init=False)
     """What was declared, in this order."""
 
+    @overload
     def on(
         self,
         system: str,
@@ -114,6 +152,39 @@ class HandlerSet:
         *,
         path: str | ExactPath | None = None,
         concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Callable[[HandlerT], HandlerT]: ...
+
+    @overload
+    def on(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[DataT],
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Callable[
+        [Callable[[Event[DataT]], Awaitable[ResultT]]],
+        Callable[[Event[DataT]], Awaitable[ResultT]],
+    ]: ...
+
+    def on(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[Any] | None = None,
+        concurrency: int = 1,
+        ordered: bool = False,
         on_error: OnError = Propagate(),  # noqa: B008  # a frozen value
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
@@ -130,9 +201,74 @@ class HandlerSet:
         if callable(system):
             raise TypeError('write @handlers.on("system", ...), with the pattern of the systems')
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
+        return self._declare(lambda h: Registration(h, terms, concurrency, ordered, on_error))
 
+    @overload
+    def serve(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Log(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Callable[[HandlerT], HandlerT]: ...
+
+    @overload
+    def serve(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[DataT],
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Log(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Callable[
+        [Callable[[Event[DataT]], Awaitable[ResultT]]],
+        Callable[[Event[DataT]], Awaitable[ResultT]],
+    ]: ...
+
+    def serve(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        path: str | ExactPath | None = None,
+        data: type[Any] | None = None,
+        concurrency: int = 1,
+        ordered: bool = False,
+        on_error: OnError = Log(),  # noqa: B008  # a frozen value
+        max_buffer_size: int = 256,
+        overflow: Overflow = Overflow.BLOCK,
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Declare the decorated async function a responder; it stays what it is.
+
+        Not a checkpoint. The arguments are those of `EventBus.serve`, which are checked at once.
+
+        Raises:
+          TypeError: As `EventBus.serve`.
+          ValueError: As `EventBus.serve`.
+          InvalidPatternError: As `EventBus.serve`.
+        """
+        if callable(system):
+            raise TypeError('write @handlers.serve("system", ...), with the pattern of the systems')
+        terms = Terms.of(system, kind, path, max_buffer_size, overflow)
+        return self._declare(
+            lambda h: Registration(h, terms, concurrency, ordered, on_error, replies=True)
+        )
+
+    def _declare(
+        self, register: Callable[[Handler], Registration]
+    ) -> Callable[[HandlerT], HandlerT]:
         def declare(handler: HandlerT) -> HandlerT:
-            self.registrations.append(Registration(handler, terms, concurrency, on_error))
+            self.registrations.append(register(handler))
             return handler
 
         return declare

@@ -1,40 +1,37 @@
-"""Whom the bus owns, who may still use it while it is closing, and when all is quiet."""
+"""Whom the bus owns, who may still use it while it is closing, and how all of it ends."""
 
 from __future__ import annotations
 
-from typing import Protocol, final
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVarTuple, Unpack, final
 
 import trio
 
+from .._core.actor import SubscriptionActor
+from .._core.notices import ConsumerCancelled, EventsLeft
 from .._core.router import LEFT, Router
+from .._errors import DeadlockError
+from .quiet import OwnedTask, Quiet
 
-
-class Member(Protocol):
-    """A handler at work."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it has nothing left to do."""
-
-    def stop(self, reason: str) -> None:
-        """End its tasks, and report what is left."""
+ArgsT = TypeVarTuple("ArgsT")
 
 
 @final
 class Staff:
-    """The handlers of a bus, and how they end.
+    """The tasks of a bus that run code of the application, and how they end.
 
     When the bus is closed, they finish what was accepted first: until then they, and the tasks
     that they start, may use the bus, and nobody else.
     """
 
     __slots__ = (
-        "_changed",
         "_drain_timeout",
-        "_members",
+        "_has_consumers",
         "_nursery",
         "_quiet",
         "_router",
+        "cut_short",
         "draining",
     )
 
@@ -42,76 +39,194 @@ class Staff:
         self._nursery = nursery
         self._router = router
         self._drain_timeout = drain_timeout
-        self._members: dict[Member, None] = {}
+        self._quiet = Quiet(router)
+        self._has_consumers = False
         self.draining = False
-        # Those that may have become idle, or busy, since the drain looked.
-        self._changed: dict[Member, None] = {}
-        self._quiet = trio.lowlevel.ParkingLot()
+        self.cut_short: str | None = None
+        """Why the tasks are cancelled, if they are."""
 
-    def join(self, member: Member) -> None:
-        """A handler begins to work."""
-        self._members[member] = None
-        self.note_change(member)
+    # The tasks
 
-    def leave(self, member: Member) -> None:
-        """A handler has ended."""
-        del self._members[member]
-        self.note_change(member)
+    def join(self, owned: OwnedTask) -> None:
+        """A task is about to be started in the nursery."""
+        self._quiet.owned[owned] = None
+
+    def begin(self, owned: OwnedTask) -> trio.lowlevel.Task:
+        """The running task is this one; returns it."""
+        return self._quiet.begin(owned)
+
+    def leave(self, owned: OwnedTask) -> None:
+        """The running task, which is this one, has finished."""
+        self._quiet.end(owned)
+        if self.cut_short is not None and not self._quiet.owned:
+            self._report_what_is_left(self.cut_short)
+
+    def note_exception(self, error: BaseException) -> None:
+        """An exception leaves one of the tasks, or the block of the bus, and ends the bus."""
+        if self.cut_short is None:
+            self.cut_short = "the bus was ended by an exception"
+            if not (is_cancelled(error) or self._router.core.door.has_raised(error)):
+                self._note_working()  # otherwise it is too late
+
+    def _note_working(self) -> None:
+        for owned in self._quiet.working():
+            owned.was_working = True
+
+    @trio.lowlevel.enable_ki_protection
+    async def consume(  # noqa: ASYNC910  # that is up to the consumer
+        self, owned: OwnedTask, consumer: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Be the task of a consumer, from beginning to end.
+
+        Raises:
+          BusClosedError: If it was cancelled before `EventBus.start` could return.
+        """
+        self._has_consumers = True
+        task = self.begin(owned)
+        try:
+            with owned.scope:
+                await unprotected(consumer)
+            if owned.scope.cancelled_caught:
+                self._report_cancelled(owned)
+                if task.parent_nursery is not self._nursery:
+                    raise self._router.core.door.closed_error(
+                        f"; {owned.name} was cancelled before it called task_status.started()"
+                    )
+        except BaseException as error:  # noqa: ASYNC103  # what is not raised is no `Cancelled`
+            if task.parent_nursery is not self._nursery:  # then it leaves `EventBus.start`
+                raise
+            self.note_exception(error)
+            last_word = self.is_last_word(owned, error)
+            if last_word or is_cancelled(error):
+                self._report_cancelled(owned)
+            if not last_word:
+                raise
+        finally:
+            self.leave(owned)
+
+    def is_last_word(self, owned: OwnedTask, error: BaseException) -> bool:
+        """Whether the running task has raised that the bus is closed because it is cancelled.
+
+        A cancelled task that uses the bus before it notices gets that error instead of `Cancelled`.
+        """
+        rest: BaseException | None = error
+        if isinstance(error, BaseExceptionGroup):
+            rest = error.split(trio.Cancelled)[1]
+        try:
+            return (
+                rest is not None
+                and self._router.core.door.has_raised(rest)
+                and (owned.scope.cancel_called or trio.current_effective_deadline() == -math.inf)
+            )
+        finally:
+            del rest  # no reference cycle
+
+    def _report_cancelled(self, owned: OwnedTask) -> None:
+        if owned.was_working and self.cut_short is not None:
+            self._router.core.notices.add(ConsumerCancelled(owned.name, self.cut_short))
 
     def includes(self, task: trio.lowlevel.Task | None) -> bool:
-        """Whether a task, or the running one if it is None, is a handler or was started by one."""
-        if task is None:
-            if not trio.lowlevel.in_trio_task():  # a callback, which no handler is
-                return False
-            task = trio.lowlevel.current_task()
-        while task is not None and task.parent_nursery is not self._nursery:
-            task = None if task.parent_nursery is None else task.parent_nursery.parent_task
-        return task is not None
+        """Whether a task, or the running one if it is None, is owned by the bus."""
+        return self._owner(task) is not None
 
-    def note_change(self, *members: Member) -> None:
-        """These may have become idle, or busy, or the inbox empty."""
-        if self.draining:
-            self._changed.update(dict.fromkeys(members))
-            self._quiet.unpark_all()
+    def _owner(self, task: trio.lowlevel.Task | None = None) -> OwnedTask | None:
+        if task is None:
+            if not trio.lowlevel.in_trio_task():  # a callback, which the bus doesn't own
+                return None
+            task = trio.lowlevel.current_task()
+        return self._quiet.owner(task)
+
+    # Quiet
+
+    async def wait_idle(self) -> None:
+        """See `EventBus.wait_idle`."""
+        owned = self._owner()
+        if owned is not None:
+            raise DeadlockError(
+                f"wait_idle() would wait forever: {owned.name}, which calls it, belongs to the bus "
+                "and isn't idle meanwhile; call it from a task that the bus doesn't own"
+            )
+        await self._quiet.wait()
+
+    async def drain(self, subscription: SubscriptionActor) -> None:
+        """See `Subscription.drain`."""
+        self._check_not_its_own(subscription)
+        subscription.close()
+        self.route_accepted()
+        await self._quiet.wait(subscription)
+
+    def _check_not_its_own(self, subscription: SubscriptionActor) -> None:
+        me, my_owner = trio.lowlevel.current_task(), self._owner()
+        readers = list(subscription.known_readers)
+        if my_owner is None:
+            of_its_own = readers == [me]
+        else:
+            of_its_own = any(self._owner(reader) is my_owner for reader in readers)
+        if of_its_own:
+            raise DeadlockError(
+                f"drain() would wait forever: the task that calls it reads from "
+                f"{subscription.description()} itself; call it from another task"
+            )
+
+    # The end
 
     def close(self, reason: str = LEFT) -> None:
-        """Close the bus: at once, or when the handlers have finished."""
+        """Close the bus: at once, or when the tasks have finished."""
         if self._router.core.door.closed or self.draining:
             return
-        if not self._members:
+        if not self._quiet.owned:
             self._router.close(reason)
             return
         self.draining = True
-        self._router.after_routing = self.note_change
-        self._router.core.door.restrict(self.includes, reason)
-        self._router.core.senders.dismiss(self._router.core.door)
+        self.route_accepted()  # or that would let senders in while they are dismissed
+        self._router.restrict(self.includes, reason)
         self._nursery.start_soon(self._drain, name="trio_events drain")
         self._router.core.instruments.tell("draining_began")
 
     async def _drain(self) -> None:
         with trio.move_on_after(self._drain_timeout):
-            await self._wait_quiet()
-        # First of all, or handlers that wait in `send` would fail with BusClosedError.
-        for member in tuple(self._members):
-            member.stop(f"drain_timeout ({self._drain_timeout:g} s) expired")
+            await self._quiet.wait(still=True)
+            self._router.close()  # the channels end, and then the tasks
+            await self._quiet.wait()
+        # First of all, or those that wait in `send` would fail with BusClosedError.
+        self._stop(f"drain_timeout ({self._drain_timeout:g} s) expired")
         self._router.close()
 
-    async def _wait_quiet(self) -> None:
-        """Wait until no handler has anything left to do. A checkpoint, always."""
-        await trio.lowlevel.checkpoint()
-        self._changed = self._members.copy()
-        busy: dict[Member, None] = {}
-        while True:
-            self._changed, changed = {}, self._changed
-            for member in changed:
-                if member in self._members and not member.is_idle:
-                    busy[member] = None
-                else:
-                    busy.pop(member, None)
-            if not busy and not self._router.core.inbox.messages:
-                return
-            await self._quiet.park()
+    def _stop(self, reason: str) -> None:
+        """Cancel the tasks, if there are any. What is left then is reported by each."""
+        if self._quiet.owned:
+            self.cut_short = self.cut_short or reason
+            self._note_working()
+            for owned in tuple(self._quiet.owned):
+                owned.scope.cancel()
+
+    def _report_what_is_left(self, reason: str) -> None:
+        """Report the events that consumers haven't read, as the last of the owned tasks."""
+        if not self._has_consumers:  # each handler has reported its own
+            return
+        self._router.close()
+        me = trio.lowlevel.current_task()
+        for subscription in list(self._router.core.unfinished):
+            unread = subscription.buffer.unread
+            others = any(reader is not me for reader in subscription.known_readers)
+            if unread and not others and subscription.open_among is self._router.subscriptions:
+                self._router.core.notices.add(EventsLeft(subscription, reason, unread))
 
     def route_accepted(self) -> None:
         """Let every event that was accepted reach the buffers of its subscriptions."""
         self._router.route_inbox()
+
+
+@trio.lowlevel.disable_ki_protection
+async def unprotected(  # noqa: ASYNC910  # that is up to the function
+    function: Callable[[Unpack[ArgsT]], Awaitable[object]], *args: *ArgsT
+) -> object:
+    """Call a function so that Ctrl-C can interrupt it, unlike what calls it."""
+    return await function(*args)
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether this is nothing but `Cancelled`, or many of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, final
+import math
+import random
+import traceback
+from collections.abc import Iterator
+from typing import Any, TypeAlias, final
 
 import attrs
-import trio
 
 from .._core.buffer import check_count
 from .._event import Event
@@ -29,7 +32,8 @@ def check_seconds(name: str, value: object) -> None:
 class Propagate:
     """Let the exception leave through the supervisor, as structured concurrency wants it.
 
-    The bus and everything in its block are cancelled, and `open_event_bus` raises the exception.
+    The bus and everything in its block are cancelled, and `open_event_bus` raises the exception,
+    with a note that names the event, the handler and the subscription.
     """
 
 
@@ -48,42 +52,100 @@ class CloseSubscription:
     """
 
 
-def _check_count(_: object, attribute: attrs.Attribute[int], value: object) -> None:
+Verdict: TypeAlias = Propagate | Log | CloseSubscription
+"""What can be done about an event that isn't tried again."""
+
+
+def _check_attempts(_: object, attribute: attrs.Attribute[int], value: object) -> None:
     check_count(attribute.name, value)
 
 
-def _check_seconds(_: object, attribute: attrs.Attribute[float], value: object) -> None:
+def _check_pause(_: object, attribute: attrs.Attribute[float], value: object) -> None:
     check_seconds(attribute.name, value)
+    if value == math.inf:
+        raise ValueError(f"{attribute.name} must be a finite number of seconds")
+
+
+def _check_jitter(_: object, attribute: attrs.Attribute[float], value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"jitter must be a number, not {value!r}")
+    if not 0 <= value <= 1:  # nor is NaN
+        raise ValueError(f"jitter must be between 0 and 1, the share of a pause, not {value}")
+
+
+def _check_only(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    classes = value if isinstance(value, tuple) else (value,)
+    if not classes or not all(isinstance(c, type) and issubclass(c, Exception) for c in classes):
+        raise TypeError(f"only must be a subclass of Exception, or a tuple of some, not {value!r}")
+
+
+def _check_then(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Propagate | Log | CloseSubscription):
+        hint = ", with parentheses" if isinstance(value, type) else ""
+        raise TypeError(
+            f"then must be Propagate(), Log() or CloseSubscription(), not {value!r}{hint}"
+        )
 
 
 @final
-@attrs.frozen(kw_only=True)
-class Restart:
-    """Log the exception, wait, and call the handler again; but not forever.
+@attrs.frozen
+class Retry:
+    """Log the exception, wait, and call the handler again with the same event.
 
-    A failure that comes when there have been `max_restarts` within the last `within` seconds is
-    one too many: then the exception leaves as with `Propagate`.
+    The call keeps its turn meanwhile: with `concurrency=1`, the next event waits until this one is
+    done. An exception that isn't one of `only` isn't retried; a group is, if all its members are.
+    When the attempts are used up, or the exception isn't retried, the event is a dead letter, and
+    `then` decides what happens next.
 
     Raises:
-      TypeError: If a number is not one.
-      ValueError: If `max_restarts` is less than 1, or a time less than 0.
+      TypeError: If an argument is not of its type.
+      ValueError: If `attempts` is less than 1, a time isn't a finite number of at least 0 seconds,
+        or `jitter` isn't between 0 and 1.
     """
 
-    max_restarts: int = attrs.field(default=3, validator=_check_count)
-    """How many restarts there may be within `within` seconds."""
+    attempts: int = attrs.field(default=3, validator=_check_attempts)
+    """How many calls there may be for an event, the first one included."""
 
-    within: float = attrs.field(default=5.0, validator=_check_seconds)
-    """For how many seconds a restart is held against the handler."""
+    backoff: float = attrs.field(default=0.1, kw_only=True, validator=_check_pause)
+    """Seconds to wait before the second call; twice as long before each further one."""
 
-    backoff: float = attrs.field(default=0.1, validator=_check_seconds)
-    """Seconds to wait before the first restart; twice as long before each further one."""
+    max_backoff: float = attrs.field(default=30.0, kw_only=True, validator=_check_pause)
+    """Seconds that the pauses grow to at most."""
 
-    retry: bool = True
-    """Whether the handler gets the same event again, or the next one."""
+    jitter: float = attrs.field(default=0.1, kw_only=True, validator=_check_jitter)
+    """The share of a pause by which it is made longer or shorter at random, so that calls that
+    failed together don't come back together: 0.1 is up to 10 %."""
+
+    only: type[Exception] | tuple[type[Exception], ...] = attrs.field(
+        default=Exception, kw_only=True, validator=_check_only
+    )
+    """The exceptions that are worth another call."""
+
+    then: Verdict = attrs.field(default=Propagate(), kw_only=True, validator=_check_then)
+    """What to do when the event is a dead letter."""
+
+    def covers(self, failure: Exception) -> bool:
+        """Whether a failure is worth another call."""
+        if isinstance(failure, ExceptionGroup):
+            return failure.split(self.only)[1] is None
+        return isinstance(failure, self.only)
+
+    def pause(self, attempt: int) -> float:
+        """Seconds to wait after the n-th call, with jitter."""
+        try:
+            pause = min(math.ldexp(self.backoff, attempt - 1), self.max_backoff)
+        except OverflowError:
+            pause = self.max_backoff
+        return pause * random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
-OnError: TypeAlias = Propagate | Log | CloseSubscription | Restart
+OnError: TypeAlias = Verdict | Retry
 """What can be done about a handler that fails."""
+
+
+def verdict_of(on_error: OnError) -> Verdict:
+    """What to do about what isn't tried again."""
+    return on_error.then if isinstance(on_error, Retry) else on_error
 
 
 @final
@@ -112,8 +174,15 @@ def split(error: BaseException) -> tuple[Exception | None, BaseException | None]
     return (error, None) if isinstance(error, Exception) else (None, error)
 
 
-def is_cancelled(error: BaseException) -> bool:
-    """Whether this is nothing but `Cancelled`, or many of it."""
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, and in the groups in it; or the exception itself."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
-    return isinstance(error, trio.Cancelled)
+        for member in error.exceptions:
+            yield from leaves(member)
+    else:
+        yield error
+
+
+def text_of(error: Exception) -> str:
+    """The type and the text of an exception, as a traceback shows them."""
+    return "".join(traceback.format_exception_only(error)).strip()

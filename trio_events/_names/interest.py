@@ -6,7 +6,18 @@ from typing import Final, final
 
 import attrs
 
-from .pattern import ExactPath, Pattern, is_plain_path, path_filter, plain_text, system_pattern
+from .pattern import (
+    MANY,
+    ExactPath,
+    Pattern,
+    is_plain_path,
+    path_filter,
+    plain_text,
+    system_pattern,
+)
+
+_EVERY_NAME: Final = Pattern.parse(MANY)
+_EVERY_PATH: Final = Pattern._of(MANY, "/")
 
 BUS: Final = "$bus"
 """The system of the bus's own events."""
@@ -48,8 +59,14 @@ class Interest:
     def matches(self, system: str, kind: str, path: str) -> bool:
         """Whether an event with these three is wanted."""
         path = plain_text(path, "path")
-        if not (self.system.matches(system) and (self.kind is None or self.kind.matches(kind))):
-            return False
+        return (
+            self.system.matches(system)
+            and (self.kind is None or self.kind.matches(kind))
+            and self.matches_path(path)
+        )
+
+    def matches_path(self, path: str) -> bool:
+        """Whether an event with this path is wanted, if its system and kind are."""
         if self.path is None:
             return bool(path)
         return self.path == path if isinstance(self.path, str) else self.path.matches(path)
@@ -67,6 +84,24 @@ class Interest:
     def includes_bus(self) -> bool:
         """Whether some of the bus's own events are wanted."""
         return BUS in str(self.system) and self.system._matches_checked(BUS)
+
+    def covers(self, other: Interest) -> bool:
+        """Whether every event that the other one wants is wanted.
+
+        Exact, and takes as long as `Pattern.covers`.
+        """
+        return self == other or (
+            self.system.covers(other.system)
+            and (self.kind is None or self.kind.covers(other.kind or _EVERY_NAME))
+            and self._covers_path(other.path)
+        )
+
+    def _covers_path(self, path: str | Pattern | None) -> bool:
+        if isinstance(path, str):
+            return self.matches_path(path)
+        if isinstance(self.path, Pattern):
+            return self.path.covers(path or _EVERY_PATH)
+        return self.path is None  # one path doesn't cover a pattern
 
     def __str__(self) -> str:
         """The patterns in canonical form, such as `'orders.*' kind='x' path='/a'`."""

@@ -36,8 +36,11 @@ _IN_PATHS: Final = "/"
 RESERVED: Final = "$"
 """Names that begin with it belong to the bus itself; no leading wildcard matches them."""
 
-FRESH: Final = ""
-"""Stands for a segment that no pattern mentions: only wildcards match it."""
+FRESH: Final = "./"
+"""Stands for a segment that no pattern mentions: only wildcards match it.
+
+No segment of a name has a dot, and none of a path, which may be empty, has a slash.
+"""
 
 _SPECIAL: Final = frozenset("*(|)")
 
@@ -129,7 +132,7 @@ def plain_path(value: object) -> str:
     return path
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     return (
         0 < len(text) <= MAX_CHARACTERS
         and _SPECIAL.isdisjoint(text)
@@ -202,7 +205,7 @@ class Pattern(metaclass=NoPublicConstructor):
           TypeError: If `name` isn't a `str`.
         """
         name = plain_text(name, "a name")
-        valid = bool(name) if self._separator == _IN_PATHS else _is_name(name)
+        valid = bool(name) if self._separator == _IN_PATHS else is_name(name)
         return valid and self._matches_checked(name)
 
     def _matches_checked(self, name: str) -> bool:

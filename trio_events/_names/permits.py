@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Final, final
 
 from .errors import PolicyDeniedError
-from .pattern import Pattern
 from .policy import Action, Policy
 
 _MAX_REMEMBERED: Final = 4096
@@ -64,14 +63,14 @@ class Permits:
         if not allowed:
             raise self._denied(Action.SEND, system)
 
-    def check_subscribe(self, system_pattern: Pattern) -> None:
-        """Require that the actor may subscribe to all systems that a pattern matches.
+    def check_subscribe(self, system_pattern: str) -> None:
+        """Require that the actor may subscribe to all systems that a canonical pattern matches.
 
         Raises:
           PolicyDeniedError: If it may not.
         """
-        if not self._ask(Action.SUBSCRIBE, str(system_pattern)):
-            raise self._denied(Action.SUBSCRIBE, str(system_pattern))
+        if not self._ask(Action.SUBSCRIBE, system_pattern):
+            raise self._denied(Action.SUBSCRIBE, system_pattern)
 
     def _ask(self, action: Action, system: str) -> bool:
         if self.policy is None:

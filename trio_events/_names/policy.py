@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Final, Protocol, TypeAlias, cast, final
 
 import attrs
 
-from .pattern import Pattern, plain_text, shown, system_pattern
+from .interest import Interest
+from .pattern import Pattern, is_name, plain_text, shown, system_pattern
 from .relations import Budget, BudgetExhaustedError, common_name, uncovered_name
+from .routing import RoutingTable
 
 _MAX_STEPS: Final = 100_000
 """Step budget for a subscription (about 0.1 s); when it is exhausted, access is denied.
@@ -142,7 +145,7 @@ class RulePolicy:
     subscription is allowed exactly if every system that its pattern can match is allowed, by
     whatever rules together. If that can't be decided within a fixed budget of steps, it is denied.
 
-    The cost of a question is linear in the number of rules. The answers never change (`stable`),
+    A question about a send looks only at the rules that match. The answers never change (`stable`),
     so the bus remembers those about sends, and asks once for each actor and system.
 
     Args:
@@ -172,21 +175,31 @@ class RulePolicy:
 
     def _refusal(self, actor: str, action: Action, system: str) -> str | None:
         system = plain_text(system, "system")
-        rules = [rule for rule in self.rules if rule.action == action and rule.actor.matches(actor)]
         if action == Action.SEND:
-            return _refusal_of_a_send(rules, system)
+            return self._refusal_of_a_send(plain_text(actor, "a name"), system)
+        rules = [rule for rule in self.rules if rule.action == action and rule.actor.matches(actor)]
         try:
             return _refusal_of_a_subscription(rules, Pattern.parse(system), Budget(_MAX_STEPS))
         except BudgetExhaustedError:
             return f"the rules are too complex to decide about {system!r} in {_MAX_STEPS} steps"
 
+    @cached_property
+    def _about_sends(self) -> RoutingTable[int]:
+        """The places of the rules about sends, found by system and actor."""
+        table: RoutingTable[int] = RoutingTable()
+        for place, rule in enumerate(self.rules):
+            if rule.action == Action.SEND:
+                table.add(place, Interest(rule.system_pattern, rule.actor))
+        return table
 
-def _refusal_of_a_send(rules: Iterable[Rule], name: str) -> str | None:
-    matching = [rule for rule in rules if rule.system_pattern.matches(name)]
-    for rule in matching:
-        if isinstance(rule, Deny):
-            return f"denied by {rule!r}"
-    return None if matching else f"no rule allows {name!r}"
+    def _refusal_of_a_send(self, actor: str, name: str) -> str | None:
+        places: tuple[int, ...] = ()
+        if is_name(actor) and is_name(name):
+            places = self._about_sends.peek(name, actor).items
+        for rule in map(self.rules.__getitem__, places):
+            if isinstance(rule, Deny):
+                return f"denied by {rule!r}"
+        return None if places else f"no rule allows {name!r}"
 
 
 def _refusal_of_a_subscription(rules: Iterable[Rule], asked: Pattern, budget: Budget) -> str | None:

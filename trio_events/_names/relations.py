@@ -157,7 +157,7 @@ def _spelt(symbols: Iterable[str], patterns: Iterable[Pattern]) -> str:
     fresh = "x"
     while fresh in literals:
         fresh += "x"
-    return ".".join(symbol or fresh for symbol in symbols)
+    return ".".join(fresh if symbol == FRESH else symbol for symbol in symbols)
 
 
 def _common_symbols(a: Segment, b: Segment) -> Iterable[str]:

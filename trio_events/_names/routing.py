@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Hashable, Iterable, Iterator
-from typing import Final, Generic, TypeAlias, TypeVar, final
+from typing import Any, Final, Generic, TypeAlias, TypeVar, final
 
 from .interest import Interest
 from .pattern import MANY, ONE, RESERVED, Pattern, Segment, literals_of
@@ -52,8 +52,11 @@ So a route that isn't used any more doesn't keep closed subscriptions alive for 
 changes than this would take longer than the walk that each route now needs.
 """
 
-_Places: TypeAlias = dict[T, list[int]]
+_Places: TypeAlias = dict[T, tuple[int, int]]
 """For each item: its place in the order, and the number of its interests."""
+
+
+_NO_EDGES: Final[dict[Segment, Any]] = {}
 
 
 @final
@@ -64,7 +67,7 @@ class _Node(Generic[T]):
 
     def __init__(self, label: Segment = "") -> None:
         self.loops = label == MANY
-        self.edges: dict[Segment, _Node[T]] = {}
+        self.edges: dict[Segment, _Node[T]] = _NO_EDGES  # one of its own when it gets the first
         # The items whose patterns end here, and how many of their interests do.
         self.items: dict[T, int] = {}
 
@@ -185,7 +188,8 @@ class RoutingTable(Generic[T]):
         if (item, interest) in self._interests:
             raise ValueError(f"{item!r} has been added under {interest} before")
         self._interests.add((item, interest))
-        self._places.setdefault(item, [next(self._next_place), 0])[1] += 1
+        place, interests = self._places.get(item) or (next(self._next_place), 0)
+        self._places[item] = place, interests + 1
         self._change(item, interest, +1)
 
     def remove(self, item: T, interest: Interest) -> None:
@@ -195,9 +199,9 @@ class RoutingTable(Generic[T]):
           KeyError: If the item doesn't have this interest.
         """
         self._interests.remove((item, interest))
-        self._places[item][1] -= 1
-        if not self._places[item][1]:
-            del self._places[item]
+        place, interests = self._places.pop(item)
+        if interests > 1:
+            self._places[item] = place, interests - 1
         self._change(item, interest, -1)
         if not self._places:
             self.forget_routes()
@@ -220,6 +224,13 @@ class RoutingTable(Generic[T]):
         if kind in self.routes.get(system, ()):
             return self.match(system, kind)
         return self._find(system, kind)
+
+    def clear(self) -> None:
+        """Remove all items, and forget all routes."""
+        self._root = _Node()
+        self._interests.clear()
+        self._places.clear()
+        self.forget_routes()
 
     def forget_routes(self) -> None:
         """Forget all remembered routes."""
@@ -296,6 +307,7 @@ def _count(root: _Node[T], steps: _Steps, item: T, by: int) -> None:
         for parent in parents:
             for label in step:
                 if label not in parent.edges:
+                    parent.edges = parent.edges or {}
                     parent.edges[label] = _Node(label)
                 nodes.append(parent.edges[label])
                 trail.append((parent, label))

@@ -74,6 +74,9 @@ class Record:
     line: str
     cause: Record | None
     receivers: int = 0
+    unmatched: bool = False
+    """Whether nothing wanted it: no subscription, no history, and no request."""
+
     calls: list[Call] = attrs.field(factory=list)
     fate: str = "waits"
 
@@ -195,10 +198,7 @@ class Observer(Instrument):
     ) -> None:
         """See `Instrument`."""
         kind = self._kind(events[0])
-        counts = self._kinds[kind]
-        counts[0] += len(events)
-        if not subscriptions:
-            counts[1] += len(events)
+        self._kinds[kind][0] += len(events)
         key = kind, subscriptions
         self._routed[key] = self._routed.get(key, 0) + len(events)
         if len(self._routed) > _MAX_NAMES:
@@ -208,6 +208,14 @@ class Observer(Instrument):
             if record is not None:
                 record.receivers = len(subscriptions)
                 self._note(record)
+
+    def events_unmatched(self, events: Sequence[Event]) -> None:
+        """See `Instrument`."""
+        self._kinds[self._kind(events[0])][1] += len(events)
+        for event in events:
+            record = self._records.get(id(event))
+            if record is not None:
+                record.unmatched = True
 
     def event_received(self, event: Event, subscription: Subscription) -> None:
         """See `Instrument`."""
@@ -424,6 +432,7 @@ class Observer(Instrument):
             "line": record.line,
             "fate": record.fate,
             "receivers": record.receivers,
+            "unmatched": record.unmatched,
             "calls": [
                 {"handler": call.handler, "seconds": call.seconds, "error": call.error}
                 for call in record.calls

@@ -857,7 +857,7 @@ function start() {
         make("td", at.toLocaleTimeString("en-GB") + "." + String(at.getMilliseconds()).padStart(3, "0"), "quiet"),
         make("td", "#" + event.number, "quiet"), kind, make("td", event.kind), make("td", event.path),
         make("td", event.data, "data"), make("td", event.party, "quiet"),
-        make("td", bad ? event.fate : event.receivers ? "→ " + event.receivers : "nobody", bad ? "bad" : event.receivers ? "quiet" : "warning"))
+        make("td", bad ? event.fate : event.receivers ? "→ " + event.receivers : event.unmatched ? "nobody" : "→ 0", bad ? "bad" : event.unmatched ? "warning" : "quiet"))
       row.tabIndex = 0
       row.dataset.text = [event.system, event.kind, event.path, event.party, event.data].join(" ").toLowerCase()
       row.hidden = !matches(row)

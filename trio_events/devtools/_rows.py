@@ -11,7 +11,7 @@ import trio
 
 from .._subscription import Subscription
 
-_COUNTERS = ("matched", "delivered", "queued", "held", "dropped", "discarded")
+_COUNTERS = ("matched", "delivered", "queued", "held", "dropped", "discarded", "superseded")
 
 
 @final
@@ -77,7 +77,7 @@ class Row:
     def take_over(self, watched: Watched) -> None:
         """Keep the counters of a subscription that has been closed, so that sums don't shrink."""
         books = watched.subscription.statistics()
-        for name in ("matched", "delivered", "dropped", "discarded"):
+        for name in ("matched", "delivered", "dropped", "discarded", "superseded"):
             self._gone[name] += getattr(books, name)
         for kind, count in watched.routed.items():
             self._routed[kind] = self._routed.get(kind, 0) + count

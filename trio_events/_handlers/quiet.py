@@ -1,0 +1,180 @@
+"""When all is quiet: nothing is under way, and every task that the bus owns waits to read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, final
+
+import attrs
+import trio
+
+from .._core.actor import SubscriptionActor
+from .._core.router import Router
+from .._event import Event
+
+
+@final
+@attrs.define(eq=False)
+class OwnedTask:
+    """A task of the bus that runs code of the application: a consumer, or calls of a handler."""
+
+    name: str
+    turns: trio.lowlevel.ParkingLot | None = None
+    """Where the tasks of one handler wait for their turn to read."""
+
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    """None until it has begun."""
+
+    was_working: bool = attrs.field(default=False, init=False)
+    """Whether it was working when it was cancelled, rather than waiting to read."""
+
+    event: Event[Any] | None = attrs.field(default=None, init=False)
+    """What the handler is being called with."""
+
+    since: float | None = attrs.field(default=None, init=False)
+    """When that call was first seen to be running, on trio's clock; None if it has not been."""
+
+    next_report: float = attrs.field(default=0, init=False)
+    """When it is to be reported that the call lasts, on trio's clock."""
+
+
+@final
+class Quiet(trio.abc.Instrument):
+    """Knows the tasks that the bus owns, and tells when all of them wait to read.
+
+    A task of the application's own nursery, within an owned task, is owned as well. Trio tells an
+    instrument of every step of every task; this is one only while something waits for quiet, and
+    costs nothing at other times.
+    """
+
+    __slots__ = ("_begun", "_busy", "_leaving_nursery", "_router", "_waits", "_watchers", "owned")
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.owned: dict[OwnedTask, None] = {}
+        self._begun: dict[trio.lowlevel.Task, OwnedTask] = {}
+        self._watchers = 0
+        # The owned tasks, and their children, that don't wait to read. Kept while there are
+        # watchers.
+        self._busy: set[trio.lowlevel.Task] = set()
+        # Who waits for quiet: of a subscription, or, at None, of the bus.
+        self._waits: dict[SubscriptionActor | None, trio.lowlevel.ParkingLot] = {}
+        leave = inspect.unwrap(type(trio.open_nursery()).__aexit__)
+        self._leaving_nursery = leave.__code__
+
+    # The tasks
+
+    def begin(self, owned: OwnedTask) -> trio.lowlevel.Task:
+        """The running task is this one; returns it."""
+        owned.task = trio.lowlevel.current_task()
+        self._begun[owned.task] = owned
+        return owned.task
+
+    def end(self, owned: OwnedTask) -> None:
+        """The running task, which is this one, has finished."""
+        assert owned.task is not None
+        del self._begun[owned.task]
+        del self.owned[owned]
+
+    def owner(self, task: trio.lowlevel.Task | None) -> OwnedTask | None:
+        """The owned task that this task is, or that has started it in a nursery of its own."""
+        while task is not None:
+            if task in self._begun:
+                return self._begun[task]
+            task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+        return None
+
+    def working(self) -> Iterator[OwnedTask]:
+        """The owned tasks that don't wait to read, or in which a task doesn't."""
+        self._look()
+        busy = {self.owner(task) for task in self._busy}
+        return (owned for owned in self.owned if owned.task is None or owned in busy)
+
+    # Quiet
+
+    def is_quiet(self, subject: SubscriptionActor | None = None) -> bool:
+        """Whether nothing is under way, on the bus or for one subscription. For watchers only.
+
+        Args:
+          subject: A closed subscription, all of whose events have been routed.
+        """
+        if subject is None:
+            none_starts = len(self._begun) == len(self.owned)
+            return none_starts and not self._busy and not self._router.core.inbox.messages
+        buffer = subject.buffer
+        if buffer.unread or buffer.on_the_way:
+            return False
+        if subject.worker is not None:
+            return subject.worker.is_over
+        return self._busy.isdisjoint(subject.known_readers)
+
+    async def wait(self, subject: SubscriptionActor | None = None, *, still: bool = False) -> None:
+        """Wait for quiet. A checkpoint, always.
+
+        Args:
+          subject: As in `is_quiet`.
+          still: Whether it has to be quiet still when the caller has its turn.
+        """
+        self._watchers += 1
+        if self._watchers == 1:
+            self._look()
+            trio.lowlevel.add_instrument(self)
+        lot = self._waits.setdefault(subject, trio.lowlevel.ParkingLot())
+        try:
+            await trio.lowlevel.checkpoint()
+            while not self.is_quiet(subject):
+                await lot.park()
+                if not still:
+                    break
+        finally:
+            if not lot and self._waits.get(subject) is lot:
+                del self._waits[subject]
+            self._watchers -= 1
+            if not self._watchers:
+                trio.lowlevel.remove_instrument(self)
+
+    def _look(self) -> None:
+        """Find out which tasks are busy now."""
+        self._busy.clear()
+        tasks = list(self._begun)
+        while tasks:
+            task = tasks.pop()
+            if self._is_busy(task):
+                self._busy.add(task)
+            for nursery in task.child_nurseries:
+                tasks.extend(nursery.child_tasks)
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """For trio: a task is going to run."""
+        if self.owner(task) is not None:
+            self._busy.add(task)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """For trio: a task has run, and waits or has ended."""
+        if self._is_busy(task):
+            self._busy.add(task)
+        else:
+            self._busy.discard(task)
+        for subject, lot in self._waits.items():
+            if lot and self.is_quiet(subject):
+                lot.unpark_all()
+
+    def _is_busy(self, task: trio.lowlevel.Task) -> bool:
+        owned = self.owner(task)
+        if owned is None or inspect.getcoroutinestate(task.coro) == inspect.CORO_CLOSED:
+            return False
+        if task is owned.task and owned.event is not None:  # wherever the handler waits
+            return True
+        place = task.custom_sleep_data  # trio sets it to None when the wait is over
+        if isinstance(place, SubscriptionActor):
+            return place.open_among is not self._router.subscriptions
+        return not (place is not None and place is owned.turns) and not self._is_at_end(task)
+
+    def _is_at_end(self, task: trio.lowlevel.Task) -> bool:
+        """Whether a task has done all but wait for the tasks of its innermost nursery."""
+        nurseries = task.child_nurseries
+        return bool(nurseries and nurseries[-1].child_tasks) and any(
+            frame.f_code is self._leaving_nursery for frame, _ in task.iter_await_frames()
+        )
