@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final, final
 
 import attrs
@@ -21,7 +21,6 @@ import pytest
 import trio
 
 import trio_events
-from trio_events._core.door import Door
 from trio_events._instruments import Instruments
 
 from .schedules import TRIO
@@ -33,8 +32,9 @@ TRIO_CORE: Final = (
     str(Path(trio.__file__).parent / "_core" / "_run.py"),
 )
 
-LOCKED: Final = (Instruments._call.__code__, Door.unlock.__code__)
-"""Where an instrument's method runs, which can't use the bus, and the collector doesn't run."""
+LOCKED: Final = tuple(c for c in Instruments._wired.__code__.co_consts if isinstance(c, CodeType))
+"""Where a method of an instrument runs, if there are any: it can't use the bus, and the collector
+is off, so no destructor comes between these lines. Without instruments none of them runs."""
 
 _HELD: Final[list[Any]] = []
 """All trace functions. Python 3.11 lets go of one that raises once too often: that would free it

@@ -120,25 +120,26 @@ def check_instrument(instrument: object) -> None:
         raise TypeError(f"an instrument must be an Instrument, not {instrument!r}{hint}")
 
 
+NOWHERE: Final = 0
+"""No thread at all."""
+
 HOOKS: Final = tuple(name for name in vars(Instrument) if not name.startswith("_"))
 
-Method: TypeAlias = "tuple[Instrument, Callable[..., None]]"
+Told: TypeAlias = Callable[..., None]
+"""Calls a method of an instrument, whatever that does. Not within a step."""
 
 
 class Door(Protocol):
     """What keeps a method from using the bus."""
 
-    def lock(self) -> None:
-        """Refuse every operation."""
-
-    def unlock(self) -> None:
-        """Refuse them no longer."""
+    home: int
+    thread: int
 
 
 @final
 @attrs.define(eq=False)
 class Instruments:
-    """The instruments of a bus, and for each hook the methods to call."""
+    """The instruments of a bus, and for each hook what to call."""
 
     _notices: Notices
     _door: Door
@@ -160,18 +161,28 @@ class Instruments:
     """Called within a step for the actor of a subscription, or of a history, that matches something
     else now."""
 
-    _instruments: dict[int, Instrument] = attrs.field(factory=dict, init=False)  # by identity
-    _methods: dict[str, tuple[Method, ...]] = attrs.field(init=False)
+    told: dict[str, tuple[Told, ...]] = attrs.field(init=False)
+    """What to call for each hook."""
+
+    is_of_list: bool = attrs.field(default=False, init=False)
+    """Whether the event that `event_received` tells of was read together with others."""
+
+    # By the identity of the instrument: itself, and what to call for the hooks that it overrides.
+    _instruments: dict[int, tuple[Instrument, dict[str, Told]]] = attrs.field(
+        factory=dict, init=False
+    )
 
     def __attrs_post_init__(self) -> None:
-        self._methods = dict.fromkeys(HOOKS, ())
+        self.told = dict.fromkeys(HOOKS, ())
 
     def __contains__(self, instrument: Instrument) -> bool:
         return id(instrument) in self._instruments
 
     def add(self, instrument: Instrument) -> None:
         """Call its methods from now on."""
-        self._instruments[id(instrument)] = instrument
+        hooks = [hook for hook in HOOKS if _overrides(instrument, hook)]
+        wired = {hook: self._wired(instrument, hook) for hook in hooks}
+        self._instruments[id(instrument)] = instrument, wired
         self.rewire()
 
     def remove(self, instrument: Instrument) -> None:
@@ -181,13 +192,9 @@ class Instruments:
 
     def rewire(self) -> None:
         """Find out again who wants to be told of what."""
-        self._methods = {
-            hook: tuple(
-                (instrument, getattr(instrument, hook))
-                for instrument in self._instruments.values()
-                if _overrides(instrument, hook)
-            )
-            for hook in HOOKS
+        all_wired = [wired for _, wired in self._instruments.values()]
+        self.told = {
+            hook: tuple(wired[hook] for wired in all_wired if hook in wired) for hook in HOOKS
         }
         self.active = bool(self._instruments) or self.in_step is not None
         self.watched_sends = self.wants("before_send") or self.wants("after_send")
@@ -202,68 +209,79 @@ class Instruments:
 
     def wants(self, hook: str) -> bool:
         """Whether an instrument overrides this."""
-        return bool(self._methods[hook])
+        return bool(self.told[hook])
 
     def tell(self, fact: str, *about: object) -> None:
         """Tell of something that has happened: in a step, or outside of any."""
         if self.in_step is not None:
             with self._notices:
                 getattr(self.in_step, fact)(*about)
-        if self._methods.get(fact):
-            self._notices.after_step(partial(self.call, fact, *about))
+        if self.told.get(fact):
+            self._notices.after_step(partial(self._call, fact, *about))
 
     def tell_one(self, instrument: Instrument, hook: str, *about: object) -> None:
-        """Call a method of one instrument."""
-        self._call((instrument, getattr(instrument, hook)), hook, about)
+        """Call a method of one instrument, if it overrides that."""
+        _, wired = self._instruments[id(instrument)]
+        if hook in wired:
+            wired[hook](*about)
 
-    def call(self, hook: str, *about: object) -> None:
-        """Call a method of all instruments, now. Not within a step."""
-        for method in self._methods[hook]:
-            self._call(method, hook, about)
+    def _call(self, hook: str, *about: object) -> None:
+        for told in self.told[hook]:
+            told(*about)
 
     def around(self, before: str, after: str, *about: object) -> Around:
-        """A block before which one method is called, and after which another."""
-        return Around(self, before, after, about)
+        """Tell of what is about to happen; at the end of the block that is returned, that it has.
 
-    def _call(self, method: Method, hook: str, about: tuple[object, ...]) -> None:
-        instrument, function = method
-        if instrument not in self:  # it has just been removed, because it raised
-            return
-        # The collector may run destructors, which may close subscriptions: not now.
-        collects = gc.isenabled()
-        gc.disable()
-        self._door.lock()
-        failure: BaseException | None = None
-        try:
-            function(*about)
-        except BaseException as error:  # noqa: ASYNC103, BLE001  # it must not break what it watches
-            failure = error
-        self._door.unlock()
-        if collects:
-            gc.enable()
-        if failure is not None:
-            self.remove(instrument)
-            self._notices.add(InstrumentFailed(type(instrument).__qualname__, hook, failure))
-            del failure  # no reference cycle
+        That is told to those that were there before it, and still are.
+        """
+        told_after = self.told[after]
+        for told in self.told[before]:
+            told(*about)
+        return Around(told_after, about)
+
+    def _wired(self, instrument: Instrument, hook: str) -> Told:
+        # In one piece, because it is called several times for each event.
+        method, key = getattr(instrument, hook), id(instrument)
+        present, door = self._instruments, self._door
+
+        def told(*about: object) -> None:
+            if key not in present:  # it has just been removed, because it raised
+                return
+            # The collector may run destructors, which may close subscriptions: not now.
+            collects = gc.isenabled()
+            gc.disable()
+            door.thread = NOWHERE
+            failure: BaseException | None = None
+            try:
+                method(*about)
+            except BaseException as error:  # noqa: ASYNC103, BLE001  # it must not break what it watches
+                failure = error
+            door.thread = door.home
+            if collects:
+                gc.enable()
+            if failure is not None:
+                self._give_up(instrument, hook, failure)
+                del failure  # no reference cycle
+
+        return told
+
+    def _give_up(self, instrument: Instrument, hook: str, failure: BaseException) -> None:
+        self.remove(instrument)
+        self._notices.add(InstrumentFailed(type(instrument).__qualname__, hook, failure))
 
 
 @final
-@attrs.define(eq=False)
 class Around:
-    """A block that instruments are told of before and after.
+    """A block after which instruments are told. In plain slots: there is one for each send."""
 
-    The method after it is called of those that were there before it, and still are.
-    """
+    __slots__ = ("_about", "_told")
 
-    _instruments: Instruments
-    _before: str
-    _after: str
-    _about: tuple[object, ...]
-    _methods: tuple[Method, ...] = attrs.field(default=(), init=False)
+    def __init__(self, told: tuple[Told, ...], about: tuple[object, ...]) -> None:
+        self._told = told
+        self._about = about
 
     def __enter__(self) -> None:
-        self._methods = self._instruments._methods[self._after]
-        self._instruments.call(self._before, *self._about)
+        pass
 
     def __exit__(
         self,
@@ -271,8 +289,8 @@ class Around:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for method in self._methods:
-            self._instruments._call(method, self._after, (*self._about, exc_value))
+        for told in self._told:
+            told(*self._about, exc_value)
 
 
 def _overrides(instrument: Instrument, hook: str) -> bool:

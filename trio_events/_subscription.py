@@ -126,7 +126,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         actor.known_readers.note_current()
         await next(actor.core.pace.steps)()
         front = actor.buffer.front  # as in `EventIterator`
-        return front.pop() if front and not actor.must_settle else await actor.receive()
+        return front.pop() if front and actor.is_quick else await actor.receive()
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Event[DataT_co]:
@@ -236,7 +236,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
         try:
             # What `take` comes to when there is nothing else to do: a fifth less for each event.
             # No call comes between the look and `pop`, where a destructor could close the channel.
-            return front.pop() if front and not actor.must_settle else await actor.receive()
+            return front.pop() if front and actor.is_quick else await actor.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 

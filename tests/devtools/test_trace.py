@@ -191,6 +191,6 @@ async def test_a_file_that_cannot_be_written_is_an_error_at_once_or_at_the_end(
 
 async def test_a_tracer_that_was_removed_ends_its_file_all_the_same(tmp_path: Path) -> None:
     async with open_event_bus() as bus, record_trace(bus, tmp_path / "trace.json"):
-        (tracer,) = bus._core.instruments._instruments.values()
+        ((tracer, _),) = bus._core.instruments._instruments.values()
         bus.remove_instrument(tracer)
     assert read(tmp_path / "trace.json")

@@ -5,14 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Container,
-    Iterable,
-    MutableMapping,
-)
+from collections.abc import Awaitable, Callable, Collection, Container, MutableMapping
 from typing import Any, Final, Protocol, assert_never, final
 from weakref import WeakKeyDictionary
 
@@ -134,7 +127,10 @@ class SubscriptionActor:
     worker: Worker | None = attrs.field(default=None, init=False)
     must_settle: bool = attrs.field(default=False, init=False)
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
-    holds events, or is losing some, or instruments watch what is read."""
+    holds events, or is losing some."""
+
+    is_quick: bool = attrs.field(init=False)
+    """Whether nothing follows from taking an event: not `settle`, and no instrument is told."""
 
     _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
@@ -155,7 +151,7 @@ class SubscriptionActor:
         return 0 if self._queue is None else self._queue.length
 
     def __attrs_post_init__(self) -> None:
-        self.must_settle = self.core.instruments.watched_reads
+        self.is_quick = not self.core.instruments.watched_reads
 
     def waiting_senders(self) -> list[Sender]:
         """They, in the order of their arrival."""
@@ -299,7 +295,7 @@ class SubscriptionActor:
         if buffer.dropped > dropped:
             self._lose(dropped)
         elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:
-            self.must_settle = True
+            self.must_settle, self.is_quick = True, False
             if not self.closed:
                 if self._queue is None:
                     self._queue = Queue(self)
@@ -330,20 +326,20 @@ class SubscriptionActor:
           trio.ClosedResourceError: After `discard`.
         """
         front = self.buffer.front
-        if front and (
-            not self.must_settle
-            or (self.buffer.is_overfull and not self.core.instruments.watched_reads)
-        ):
+        if front and self.is_quick:
             return front.pop()
-        try:
-            with self.core.notices:
-                event = self.buffer.take()
-                if self.must_settle:
-                    self.settle()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise self._end() from None
+        if front and (not self.must_settle or self.buffer.is_overfull):
+            event = front.pop()
+        else:
+            try:
+                with self.core.notices:
+                    event = self.buffer.take()
+                    if self.must_settle:
+                        self.settle()
+            except (trio.EndOfChannel, trio.ClosedResourceError):
+                raise self._end() from None
         if self.core.instruments.watched_reads:
-            self._tell_received((event,))
+            self._tell_received(event)
         return event
 
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
@@ -356,12 +352,15 @@ class SubscriptionActor:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
         if self.core.instruments.watched_reads:
-            self._tell_received(events)
+            self._tell_received(*events, is_list=True)
         return events
 
-    def _tell_received(self, events: Iterable[Event[Any]]) -> None:
+    def _tell_received(self, *events: Event[Any], is_list: bool = False) -> None:
+        instruments, handle = self.core.instruments, self.handle
+        instruments.is_of_list = is_list
         for event in events:
-            self.core.instruments.call("event_received", event, self.handle)
+            for told in instruments.told["event_received"]:
+                told(event, handle)
 
     def _end(self) -> Exception:
         match self.buffer.end_reason:
@@ -397,7 +396,7 @@ class SubscriptionActor:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
         if self.core.instruments.watched_reads:
-            self._tell_received((event,))
+            self._tell_received(event)
         return event
 
     def take_aside(self, key: Key) -> Event[Any] | None:
@@ -409,7 +408,7 @@ class SubscriptionActor:
             if not self.buffer.is_empty:  # a held event may have come into the room for it
                 self._dismiss_readers()
         if event is not None and self.core.instruments.watched_reads:
-            self._tell_received((event,))
+            self._tell_received(event)
         return event
 
     async def wait_for_events(self) -> None:
@@ -428,6 +427,8 @@ class SubscriptionActor:
                 except trio.WouldBlock:
                     pass
             if events := await self._wait(1):
+                if self.core.instruments.watched_reads:
+                    self._tell_received(*events)
                 return events[0]
 
     async def receive_list(self, max_size: int | None) -> list[Event[Any]]:
@@ -439,6 +440,8 @@ class SubscriptionActor:
                 except trio.WouldBlock:
                     pass
             if events := await self._wait(max_size):
+                if self.core.instruments.watched_reads:
+                    self._tell_received(*events, is_list=True)
                 # What came after them, before this turn, would be worth a turn of its own.
                 if max_size is None and not self.readers and not self.buffer.is_empty:
                     events += self.take_list(None)
@@ -462,8 +465,6 @@ class SubscriptionActor:
         await trio.lowlevel.wait_task_rescheduled(reader.abort)
         self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
-        if self.core.instruments.watched_reads:
-            self._tell_received(reader.events)
         return reader.events
 
     @trio.lowlevel.enable_ki_protection
@@ -533,12 +534,8 @@ class SubscriptionActor:
             buffer.fit_held()
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])
-        self.must_settle = (
-            self in senders.full
-            or bool(buffer.held)
-            or self._loss is not None
-            or self.core.instruments.watched_reads
-        )
+        self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
+        self.is_quick = not self.must_settle and not self.core.instruments.watched_reads
 
     def _dismiss_readers(self) -> None:
         while self.readers:
@@ -550,7 +547,7 @@ class SubscriptionActor:
         now = self.core.clock()
         if self._loss is None:
             self._loss = Loss(dropped_before, now)
-            self.must_settle = True
+            self.must_settle, self.is_quick = True, False
             buffer = self.buffer
             self.core.notices.add(LossBegan(self, buffer.unread, buffer.overflow.value))
             self.tell("loss_began")

@@ -350,9 +350,8 @@ class Router:
         """Take the ways on which instruments are told of what they watch, and no others."""
         instruments, inbox = self.core.instruments, self.core.inbox
         inbox.direct_size = 0 if instruments.watched_sends else inbox.size
-        if instruments.watched_reads:
-            for subscription in (*self.subscriptions, *self.waiters):
-                subscription.must_settle = True
+        for subscription in (*self.subscriptions, *self.waiters):
+            subscription.is_quick = not (subscription.must_settle or instruments.watched_reads)
 
     @property
     def accepted(self) -> int:

@@ -190,7 +190,7 @@ class HandlerActor:
         await next(self.actor.core.pace.steps)()
         if self._busy is None and not self._taking:
             front = self.actor.buffer.front  # as in `EventIterator`
-            event = front.pop() if front and not self.actor.must_settle else None
+            event = front.pop() if front and self.actor.is_quick else None
             if event is not None:
                 return event
         while self._taking:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import linecache
 import reprlib
 import statistics
-import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, final
@@ -18,13 +17,12 @@ import attrs
 import trio
 
 from .._bus import EventBus
-from .._core.actor import SubscriptionActor
 from .._core.buffer import check_count
 from .._event import Event
 from .._instruments import Instrument
 from .._names.policy import Action
 from .._subscription import Subscription
-from ._parties import ELSEWHERE, acting, handler_name, party_of, sending_line, short_name
+from ._parties import ELSEWHERE, Lines, acting, handler_name, party_of, running_task, short_name
 from ._problems import problems
 from ._rows import Row, Watched
 
@@ -32,7 +30,6 @@ _MAX_NAMES: Final = 500
 """How many kinds, and how many parties, are told apart."""
 
 OTHERS: Final = "others"
-_BATCHES: Final = (SubscriptionActor.take_list.__code__, SubscriptionActor.receive_list.__code__)
 _SHOWN: Final = 60
 """How many of the last events a state has."""
 
@@ -77,7 +74,7 @@ class Record:
     unmatched: bool = False
     """Whether nothing wanted it: no subscription, no history, and no request."""
 
-    calls: list[Call] = attrs.field(factory=list)
+    calls: tuple[Call, ...] = ()
     fate: str = "waits"
 
 
@@ -109,6 +106,8 @@ class Observer(Instrument):
     def __init__(self, bus: EventBus, max_events: int = 2000) -> None:
         check_count("max_events", max_events)
         self._bus = bus
+        self._instruments = bus._core.instruments
+        self._lines = Lines()
         self._max_events = max_events
         self._began = time.time(), time.perf_counter()
         self._count = 0
@@ -121,6 +120,7 @@ class Observer(Instrument):
         self._names: dict[str, str] = {}  # of tasks, and what they are called
         self._tasks: dict[str, weakref.WeakSet[trio.lowlevel.Task]] = {}
         self._latest_task: trio.lowlevel.Task | None = None
+        self._latest_party = ""
         self._watched: dict[Subscription, Watched] = {}
         self._rows: dict[tuple[object, ...], Row] = {}
         self._row_count = 0
@@ -134,7 +134,7 @@ class Observer(Instrument):
 
     def close(self) -> None:
         """Stop watching. Not a checkpoint. Idempotent."""
-        if self in self._bus._core.instruments:
+        if self in self._instruments:
             self._bus.remove_instrument(self)
 
     def __enter__(self) -> Self:
@@ -154,7 +154,8 @@ class Observer(Instrument):
         """See `Instrument`."""
         handler = subscription.handler
         reader = "" if handler is None else self._party(handler_name(handler))
-        self._watched[subscription] = Watched(subscription, time.perf_counter(), reader)
+        watched = Watched(subscription, time.perf_counter(), reader, handler is not None)
+        self._watched[subscription] = watched
 
     def subscription_closed(self, subscription: Subscription) -> None:
         """See `Instrument`."""
@@ -167,7 +168,7 @@ class Observer(Instrument):
     def before_send(self, event: Event) -> None:
         """See `Instrument`."""
         party = acting.get() or self._running_party()
-        line = sending_line()
+        line = self._lines.sending()
         self._count += 1
         record = Record(self._count, time.perf_counter(), event, party, line, _handled.get())
         self._records[id(event)] = record
@@ -176,10 +177,9 @@ class Observer(Instrument):
             oldest = self._order.popleft()
             del self._records[id(oldest.event)]
             oldest.cause = None  # or it would keep what led to it
-        key = party, self._kind(event)
-        sent = self._sent.get(key)
+        sent = self._sent.get((party, (event.system, event.kind)))
         if sent is None:
-            sent = self._sent[key] = _Sent(line)
+            sent = self._sent.setdefault((party, self._kind(event)), _Sent(line))
         sent.count += 1
 
     def after_send(self, event: Event, error: BaseException | None) -> None:
@@ -203,10 +203,11 @@ class Observer(Instrument):
         self._routed[key] = self._routed.get(key, 0) + len(events)
         if len(self._routed) > _MAX_NAMES:
             self._assign_routed()
+        records, receivers = self._records, len(subscriptions)
         for event in events:
-            record = self._records.get(id(event))
+            record = records.get(id(event))
             if record is not None:
-                record.receivers = len(subscriptions)
+                record.receivers = receivers
                 self._note(record)
 
     def events_unmatched(self, events: Sequence[Event]) -> None:
@@ -220,12 +221,15 @@ class Observer(Instrument):
     def event_received(self, event: Event, subscription: Subscription) -> None:
         """See `Instrument`."""
         watched = self._watched.get(subscription)
-        if subscription.handler is None:
-            _handled.set(None if _in_batch() else self._records.get(id(event)))
-            if watched is not None and not watched.is_read_here():
-                watched.reader = acting.get() or self._running_party()
-        if watched is not None:
-            watched.was_read = True
+        if watched is None:  # it has been closed
+            is_handled = subscription.handler is not None
+        else:
+            is_handled, watched.was_read = watched.is_handled, True
+        if is_handled:
+            return
+        _handled.set(None if self._instruments.is_of_list else self._records.get(id(event)))
+        if watched is not None and not watched.is_read_here():
+            watched.reader = acting.get() or self._running_party()
 
     def before_handler(self, event: Event, subscription: Subscription) -> None:
         """See `Instrument`."""
@@ -233,7 +237,7 @@ class Observer(Instrument):
         party = self._party(handler_name(subscription.handler))
         call = Call(party, time.perf_counter())
         if record is not None:
-            record.calls.append(call)
+            record.calls = (*record.calls, call)
         self._running[trio.lowlevel.current_task()] = (
             record,
             call,
@@ -291,19 +295,18 @@ class Observer(Instrument):
         return name
 
     def _running_party(self) -> str:
-        if not trio.lowlevel.in_trio_task():
+        task = running_task()
+        if task is None:
             return ELSEWHERE
-        task = trio.lowlevel.current_task()
-        if task.name == "<TrioToken.run_sync_soon task>":
-            return ELSEWHERE
+        if task is self._latest_task:
+            return self._latest_party
         party = self._names.get(task.name)
         if party is None:
             if len(self._names) >= 2 * _MAX_NAMES:
                 self._names.clear()
             party = self._names[task.name] = self._party(short_name(task.name))
-        if task is not self._latest_task:
-            self._latest_task = task
-            self._tasks[party].add(task)
+        self._latest_task, self._latest_party = task, party
+        self._tasks[party].add(task)
         return party
 
     def _note(self, record: Record) -> None:
@@ -523,10 +526,3 @@ def _text(value: object) -> str:
     except Exception:  # noqa: BLE001  # whatever is in there
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 120 else text[:119] + "…"
-
-
-def _in_batch() -> bool:
-    """Whether the running reader takes whole lists of events."""
-    frame = sys._getframe(5)  # past this, the hook, and the three functions that call it
-    above: Iterable[Any] = (frame, frame.f_back)
-    return any(each is not None and each.f_code in _BATCHES for each in above)

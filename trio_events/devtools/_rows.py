@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from .._subscription import Subscription
+from ._parties import running_task
 
 _COUNTERS = ("matched", "delivered", "queued", "held", "dropped", "discarded", "superseded")
 
@@ -24,6 +25,9 @@ class Watched:
     reader: str
     """Who reads it: a handler or a task; empty until somebody has."""
 
+    is_handled: bool
+    """Whether it has a handler."""
+
     was_read: bool = False
     _task: weakref.ref[trio.lowlevel.Task] | None = None  # which read last
     is_losing: bool = False
@@ -32,9 +36,9 @@ class Watched:
 
     def is_read_here(self) -> bool:
         """Whether the running task is the one that asked this before."""
-        if not trio.lowlevel.in_trio_task():
+        task = running_task()
+        if task is None:
             return False
-        task = trio.lowlevel.current_task()
         if self._task is not None and self._task() is task:
             return True
         self._task = weakref.ref(task)

@@ -19,7 +19,7 @@ from .._bus import EventBus
 from .._event import Event
 from .._instruments import Instrument
 from .._subscription import Subscription
-from ._parties import ELSEWHERE, acting, handler_name, sending_line, short_name
+from ._parties import ELSEWHERE, Lines, acting, handler_name, running_task, short_name
 
 _EVERY: Final = 0.5
 """Seconds between two writes."""
@@ -111,7 +111,8 @@ class _Tracer(Instrument):
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus
         self._began = time.perf_counter()
-        self._lines: deque[str] = deque()
+        self._waiting: deque[str] = deque()
+        self._lines = Lines()
         self._lost = 0
         self._tracks: dict[str, int] = {}
         self._count = 0
@@ -125,7 +126,7 @@ class _Tracer(Instrument):
 
     def take(self) -> str:
         """The lines that wait. May be called in any thread."""
-        lines = self._lines
+        lines = self._waiting
         return "".join(lines.popleft() for _ in range(len(lines)))
 
     def finish(self) -> None:
@@ -134,7 +135,7 @@ class _Tracer(Instrument):
             self._send_over(event, "unfinished")
         for task in tuple(self._calls):
             self._call_over(task, "unfinished")
-        self._lines.append(_line(ph="M", pid=1, name="lost_lines", args={"count": self._lost}))
+        self._waiting.append(_line(ph="M", pid=1, name="lost_lines", args={"count": self._lost}))
 
     def events_routed(
         self, events: Sequence[Event], subscriptions: tuple[Subscription, ...]
@@ -152,7 +153,7 @@ class _Tracer(Instrument):
         """See `Instrument`."""
         self._count += 1
         number = self._count
-        self._sends[id(event)] = event, number, _sender(), sending_line(), self._now()
+        self._sends[id(event)] = event, number, _sender(), self._lines.sending(), self._now()
         self._numbers[id(event)] = event, number
         self._order.append(id(event))
         if len(self._order) > _MAX_ARROWS:
@@ -222,10 +223,10 @@ class _Tracer(Instrument):
         return track
 
     def _add(self, **fields: object) -> None:
-        if len(self._lines) >= _MAX_WAITING:
+        if len(self._waiting) >= _MAX_WAITING:
             self._lost += 1
         else:
-            self._lines.append(_line(pid=1, **fields))
+            self._waiting.append(_line(pid=1, **fields))
 
 
 def _line(**fields: object) -> str:
@@ -235,8 +236,8 @@ def _line(**fields: object) -> str:
 def _sender() -> str:
     party = acting.get()
     if party is None:
-        task = trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None
-        if task is None or task.name == "<TrioToken.run_sync_soon task>":
+        task = running_task()
+        if task is None:
             return ELSEWHERE
         party = short_name(task.name)
     return party
