@@ -8,7 +8,7 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo map test lint quick soak bench bench-quick bench-against bench-growth instructions \
+.PHONY: help demo map test lint quick soak soak-map bench bench-quick bench-against bench-growth instructions \
 	profile bench-routing bench-requests docs mutants format clean
 
 help:  ## List the commands
@@ -35,6 +35,9 @@ quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k 
 
 soak: $(VENV)/dev  ## Let random tasks loose on a bus, and see that nothing is left: make soak [SECONDS=20]
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
+
+soak-map: $(VENV)/dev  ## Leave the live map open at 1,000 events a second: make soak-map SECONDS=3600
+	$(BIN)/python tests/soak_map.py --seconds $(SECONDS)
 
 bench: $(BENCH)/made $(NEWEST)/made  ## Measure the bus next to its peers, and write what the docs show (minutes)
 	$(BENCH)/bin/python -m benchmarks.run
