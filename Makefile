@@ -8,14 +8,17 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo map test lint quick soak soak-map bench bench-quick bench-against bench-growth instructions \
-	profile bench-routing bench-requests docs mutants format clean
+.PHONY: help demo demo-bridge map test lint quick soak soak-map bench bench-quick bench-against bench-growth \
+	instructions profile bench-routing bench-requests bench-bridge docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=...]
 	$(BIN)/python examples/file_index.py $(if $(DIR),"$$DIR")
+
+demo-bridge: $(VENV)/demo  ## A shop and a mailer, two processes over SQLite: make demo-bridge [LOG=redis://127.0.0.1]
+	$(BIN)/python examples/two_processes.py $(if $(LOG),"$$LOG")
 
 map: $(VENV)/demo  ## Run a shop in front of the live map of its event bus
 	$(BIN)/python examples/08_map.py
@@ -64,6 +67,10 @@ bench-routing: $(VENV)/dev  ## Measure what routing and permissions cost
 bench-requests: $(VENV)/dev  ## Measure what a request costs while others are pending
 	$(BIN)/python benchmarks/requests.py
 
+bench-bridge: $(VENV)/dev  ## Measure events between two processes, over SQLite and over a server (a minute)
+	$(PIP) install --group bench-bridge
+	$(BIN)/python benchmarks/bridges.py
+
 mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an hour)
 	$(PIP) install --group mutants
 	$(BIN)/mutmut run
@@ -91,7 +98,7 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
-	$(PIP) install --editable '.[examples,devtools,telemetry]'
+	$(PIP) install --editable '.[examples,redis,devtools,telemetry]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo

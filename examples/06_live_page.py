@@ -32,9 +32,10 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
         with trio.CancelScope(shield=True):  # or Starlette cancels the server's clean-up
             await send(message)
 
+    shown = partial(attrs.asdict, filter=attrs.filters.exclude("source"))
     # A browser that is too slow loses the oldest events, and does not hold up the shop.
     async with await events.subscribe("**", overflow=events.Overflow.DROP_OLDEST) as sub:
-        lines = (f"data: {json.dumps(attrs.asdict(event))}\n\n" async for event in sub)
+        lines = (f"data: {json.dumps(shown(event))}\n\n" async for event in sub)
         await StreamingResponse(lines, media_type="text/event-stream")(scope, receive, send_whole)
 
 

@@ -47,7 +47,7 @@ from ._errors import (
     SubscriptionLimitError,
     SubscriptionOverflowError,
 )
-from ._event import Event
+from ._event import Event, Source
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._history import History, HistoryStatistics
@@ -114,6 +114,7 @@ __all__ = [
     "RulePolicy",
     "SendRefused",
     "SendersWaiting",
+    "Source",
     "Subscription",
     "SubscriptionClosed",
     "SubscriptionLimitError",

@@ -1,4 +1,7 @@
-"""Commands for a shell: questions about patterns, and a look at a running bus."""
+"""Questions from a shell: about patterns, the log of a bridge, and a running bus.
+
+For example `python -m trio_events match 'orders.*' orders.eu`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-from ._names.errors import InvalidEventError, InvalidPatternError
+from ._names.errors import EventBusError, InvalidEventError, InvalidPatternError
 from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
 
@@ -28,6 +31,9 @@ A name that begins with $ is matched only by a pattern that begins with a litera
 At most 16 segments, 512 characters, 64 alternatives. Quote patterns, for the shell's sake.
 
 The exit status is 0 for yes, 1 for no, and 2 if it is no question.
+
+A LOG is sqlite:///FILE, sqlite:////ABSOLUTE/FILE, redis://HOST:PORT/DB, or rediss://... for TLS.
+For questions about it the exit status is 0, or 1 if it can't be reached, or 2 if it refuses.
 """
 
 
@@ -46,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _parser().parse_args(arguments)
     if words.question in _LOOKS:
         return _look(words.question, words.words)
+    if words.question in {"tail", "send", "info"}:
+        return _ask_log(words)
     try:
         if words.question == "match":
             yes, answer = _match(words.pattern, words.name)
@@ -71,9 +79,49 @@ def _look(question: str, words: Sequence[str]) -> int:
         from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
     except ImportError as error:
         need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
-        print(f"{_PROGRAM}: {need}", file=sys.stderr)
-        return 2
+        return _failed(need, 2)
     return run(question, words)
+
+
+def _ask_log(words: argparse.Namespace) -> int:
+    """Ask about a log, for which extras are needed; returns the exit status."""
+    try:
+        from .bridge._command import run  # noqa: PLC0415
+        from .bridge._log import LogUnavailableError  # noqa: PLC0415
+    except ImportError as error:
+        return _failed(f"{error}; install trio-events[bridge]", 2)
+    try:
+        run(words, _show_line, _warn)
+    except ImportError as error:
+        return _failed(f"{error}; install trio-events[redis]", 2)
+    except LogUnavailableError as error:
+        return _failed(str(error), 1)
+    except (ValueError, EventBusError) as error:
+        return _failed(str(error), 2)
+    except BrokenPipeError:  # nobody reads any more
+        _discard_stdout()
+    except KeyboardInterrupt:
+        return 130  # as the shell says it
+    return 0
+
+
+def _failed(reason: str, status: int) -> int:
+    _warn(reason)
+    return status
+
+
+def _warn(text: str) -> None:
+    print(f"{_PROGRAM}: {_shown(text)}", file=sys.stderr)
+
+
+def _show_line(line: str) -> None:
+    encoding = sys.stdout.encoding
+    print(_shown(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _discard_stdout() -> None:
+    """Let Python not fail at its end to flush what is left, with a status of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print(answer: str) -> None:
@@ -85,8 +133,7 @@ def _print(answer: str) -> None:
     try:
         print(answer.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError:  # the reader has gone, or the disk is full
-        # Or Python would fail to flush what is left, and exit with a status of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
 
 
 def _match(pattern: str, name: str) -> tuple[bool, str]:
@@ -109,7 +156,7 @@ def _overlaps(a: str, b: str) -> tuple[bool, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Answer a question about patterns, or look at a running bus.",
+        description="Answer a question about patterns or the log of a bridge, or look at a bus.",
         epilog=_GRAMMAR,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -124,12 +171,46 @@ def _parser() -> argparse.ArgumentParser:
         asked = questions.add_parser(question, help=explained, description=explained)
         asked.add_argument("a", metavar="A")
         asked.add_argument("b", metavar="B")
+    _add_questions_about_logs(questions)
     for look, (word, explained) in _LOOKS.items():
         looking = questions.add_parser(look, help=explained, description=explained)
         looking.add_argument("words", nargs=1, metavar=word)
         if look == "map":
             looking.add_argument("words", nargs=argparse.REMAINDER, metavar="ARG", action="extend")
     return parser
+
+
+def _add_questions_about_logs(
+    questions: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    explained = "print the events of a log, and those that come: position and JSON, a line each"
+    tail = questions.add_parser("tail", help=explained, description=explained)
+    tail.add_argument("log", metavar="LOG")
+    tail.add_argument("system", metavar="SYSTEM", nargs="?", default="**", help="a pattern")
+    tail.add_argument("--kind", metavar="KIND", help="a pattern")
+    tail.add_argument(
+        "--after",
+        type=_position,
+        metavar="N",
+        help="begin after this position; otherwise at the end, but at the beginning with --end",
+    )
+    tail.add_argument("--end", action="store_true", help="stop at what is the end now")
+    explained = "append an event to a log, and print its position"
+    send = questions.add_parser("send", help=explained, description=explained)
+    send.add_argument("log", metavar="LOG")
+    send.add_argument("system", metavar="SYSTEM")
+    send.add_argument("kind", metavar="KIND")
+    send.add_argument("path", metavar="PATH")
+    send.add_argument("data", metavar="JSON", nargs="?", default="null")
+    explained = "print the first and the last position of a log, and its groups"
+    info = questions.add_parser("info", help=explained, description=explained)
+    info.add_argument("log", metavar="LOG")
+
+
+def _position(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a position")
+    return int(text)
 
 
 def _shown(text: str) -> str:

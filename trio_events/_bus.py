@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from ._advisories import Advisories
-from ._core.actor import Core
+from ._core.actor import Core, SubscriptionActor
 from ._core.buffer import Overflow, check_count
 from ._core.notices import SendsRefused
 from ._core.router import Router
@@ -125,6 +125,7 @@ class EventBus(metaclass=NoPublicConstructor):
     _on_dead_letter: DeadLetterHook | None
     _advisories: Advisories
     _refused: _Refused = attrs.field(factory=_Refused, init=False)
+    _writers: set[str] = attrs.field(factory=set, init=False)  # as which bridges append to logs
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -972,6 +973,7 @@ class EventBus(metaclass=NoPublicConstructor):
         draft.kind = kind
         draft.path = path
         draft.data = data
+        draft.source = None
         draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
         event: Event = draft  # type: ignore[assignment]  # now it is one; `cast` takes 3 %
         inbox = core.inbox
@@ -996,6 +998,7 @@ class EventBus(metaclass=NoPublicConstructor):
         self,
         terms: Terms,
         origin: str,
+        actor_type: type[SubscriptionActor] = SubscriptionActor,
         registration: Registration | None = None,
         registered_at: str = "",
     ) -> Subscription[Any]:
@@ -1012,7 +1015,9 @@ class EventBus(metaclass=NoPublicConstructor):
         interest, max_buffer_size = terms.interest, terms.max_buffer_size
         source = source_of(terms.history, self._core)
         with self._core.notices:
-            actor = router.make_subscription(interest, origin, max_buffer_size, terms.overflow)
+            actor = router.make_subscription(
+                interest, origin, max_buffer_size, terms.overflow, actor_type
+            )
             subscription = make_subscription(actor, router, self._permits, self._staff)
             router.open(actor, subscription, source)
             name = f"trio_events subscription {str(interest.system)!r}"
@@ -1022,9 +1027,14 @@ class EventBus(metaclass=NoPublicConstructor):
             actor.tell("subscription_opened")
             return subscription
 
-    def _start(self, registration: Registration, origin: str) -> Subscription:
+    def _start(
+        self,
+        registration: Registration,
+        origin: str,
+        actor_type: type[SubscriptionActor] = SubscriptionActor,
+    ) -> Subscription:
         place = place_of(registration.handler) or origin
-        return self._subscribe(registration.terms, place, registration, origin)
+        return self._subscribe(registration.terms, place, actor_type, registration, origin)
 
     def _put_to_work(
         self, registration: Registration, registered_at: str, subscription: Subscription

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar, cast, final
 
 import attrs
@@ -18,6 +19,30 @@ class _Referable:
     """Gives events their slot for weak references, at the same place as `EventDraft` has it."""
 
     __slots__ = ("__weakref__",)
+
+
+@final
+@attrs.frozen
+class Source:
+    """The entry of a log from which a bridge has an event: see `trio_events.bridge`."""
+
+    log: str
+    """The log, such as `"redis://127.0.0.1:6379/0"`."""
+
+    position: int
+    """The position of the entry in the log. Pass it to `follow` as `after` to resume there."""
+
+    id: str
+    """A text that identifies the event, wherever and however often it is received."""
+
+    origin: str
+    """The name of the bridge that exported it."""
+
+    time: datetime.datetime | None
+    """When it was exported, by the exporter's clock."""
+
+    attempt: int = 1
+    """How many times it has been handed to a handler of the group, this time included."""
 
 
 @final
@@ -43,6 +68,9 @@ class Event(_Referable, Generic[DataT_co]):
     data: DataT_co = attrs.field(default=None, hash=False)
     """The payload passed to `send`."""
 
+    source: Source | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """Where a bridge has it from; None if it was sent in this process. Not compared by `==`."""
+
     @property
     def accepted(self) -> bool:
         """Whether this is the reply of somebody who agreed to a request: see `EventBus.request`.
@@ -59,12 +87,13 @@ class EventDraft(_Referable):
     and without an `__init__` two thirds of what it would take with one.
     """
 
-    __slots__ = ("data", "kind", "path", "system")
+    __slots__ = ("data", "kind", "path", "source", "system")
 
     system: str
     kind: str
     path: str
     data: object
+    source: Source | None
 
 
 def quick_event(system: str, kind: str, path: str, data: object) -> Event:
@@ -74,5 +103,6 @@ def quick_event(system: str, kind: str, path: str, data: object) -> Event:
     draft.kind = kind
     draft.path = path
     draft.data = data
+    draft.source = None
     draft.__class__ = Event  # type: ignore[assignment]  # see EventDraft
     return cast(Event, draft)

@@ -64,6 +64,7 @@ class HistoryActor:
     """
 
     holder: ClassVar[None] = None  # nothing answers requests here
+    local_only: ClassVar[bool] = False
     interest: Interest
     per_path: int | None
     max_events: int

@@ -266,6 +266,11 @@ async def _send_watched(  # noqa: ASYNC910  # there may be room
             await _wait_for_room(router, event, sender)
 
 
+def adopt(router: Router, event: Event) -> None:
+    """Note that an event which a bridge has brought is a request. Not a checkpoint."""
+    router.core.requests.adopt(event, _USUAL_REPLIES)
+
+
 def _last_segment(kind: str) -> str:
     return kind.rpartition(".")[2]
 

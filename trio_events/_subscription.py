@@ -351,6 +351,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           PolicyDeniedError: If the policy does not allow to subscribe to this system.
           BusClosedError: If the bus was closed.
           trio.ClosedResourceError: If the subscription was closed.
+          ValueError: If it belongs to a bridge: its patterns stay as they are.
         """
         interest = Interest.of(system, kind, path)
         check_overflow(interest, self.overflow)
@@ -381,7 +382,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         Raises:
           TypeError: If an argument is not of its type.
           InvalidPatternError: If a text is not a pattern.
-          ValueError: If the subscription does not have these patterns.
+          ValueError: If the subscription does not have these patterns, or belongs to a bridge.
           NoBusError: If the caller is not in the trio run of the bus.
           BusClosedError: If the bus was closed.
           trio.ClosedResourceError: If the subscription was closed.
@@ -397,6 +398,8 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     def _check_open(self) -> None:
         if self._actor.closed:
             raise trio.ClosedResourceError(f"{self._actor.description()} was closed")
+        if self._actor.fixed:
+            raise ValueError(f"the patterns of {self._actor.description()} can't be changed")
 
     def close(self) -> None:
         """Stop matching, now. Not a checkpoint. Idempotent.

@@ -49,8 +49,11 @@ from trio_events import (
 # ---------------------------------------------------------------------------------------------
 
 
-def test_an_event_has_four_fields_in_this_order() -> None:
-    assert [field.name for field in attrs.fields(Event)] == ["system", "kind", "path", "data"]
+def test_an_event_has_four_fields_in_this_order_and_its_source() -> None:
+    assert [field.name for field in attrs.fields(Event)] == [
+        *("system", "kind", "path", "data"),
+        "source",
+    ]
     event = Event("orders", "order.created", "/orders/1", 17)
     assert (event.system, event.kind, event.path, event.data) == (
         "orders",

@@ -29,6 +29,7 @@ import trio
 import trio.testing
 
 import trio_events
+import trio_events.bridge
 import trio_events.devtools
 import trio_events.telemetry
 import trio_events.testing
@@ -230,6 +231,13 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
-    for module in [trio_events, trio_events.testing, trio_events.devtools, trio_events.telemetry]:
+    modules = [
+        trio_events,
+        trio_events.bridge,
+        trio_events.devtools,
+        trio_events.telemetry,
+        trio_events.testing,
+    ]
+    for module in modules:
         for name in module.__all__:
             assert re.search(rf"^\.\. auto\w+:: {name}$", text, re.MULTILINE), name

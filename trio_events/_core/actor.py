@@ -6,7 +6,7 @@ import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Container, MutableMapping
-from typing import Any, Final, Protocol, assert_never, final
+from typing import Any, ClassVar, Final, Protocol, assert_never, final
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -91,7 +91,6 @@ class Loss:
     """When the latest event was dropped, on trio's clock."""
 
 
-@final
 @attrs.define(eq=False)
 class SubscriptionActor:
     """The state of one subscription, and the task that does for it what can wait.
@@ -101,6 +100,10 @@ class SubscriptionActor:
     and looks after sends that wait for long. Closing the subscription cancels the task. If the
     task ends in another way, the supervisor is ending.
     """
+
+    local_only: ClassVar[bool] = False
+    fixed: ClassVar[bool] = False
+    """Whether what it matches can't be changed."""
 
     interest: Interest
     """What it was made to match."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias, final
+from typing import ClassVar, Protocol, TypeAlias, final
 
 import attrs
 import trio
@@ -14,6 +14,9 @@ from .pending import Addressee
 
 class Recipient(Addressee, Protocol):
     """What the routing table leads to, such as a subscription."""
+
+    local_only: ClassVar[bool]
+    """Whether it ignores events that a bridge brought."""
 
     closed: bool
     """Whether it wants no event that is accepted from now on."""

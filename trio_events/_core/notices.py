@@ -13,6 +13,7 @@ from typing import ClassVar, Final, Protocol, TypeAlias, final
 import attrs
 
 _log: Final = logging.getLogger("trio_events")
+_bridge_log: Final = logging.getLogger("trio_events.bridge")
 
 
 class Described(Protocol):
@@ -198,6 +199,18 @@ class WorkLeft:
 
 @final
 @attrs.frozen
+class BridgeReport:
+    """What a bridge has to report about its log."""
+
+    level: int
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@final
+@attrs.frozen
 class ConsumerCancelled:
     """A consumer was cancelled while it was working."""
 
@@ -253,13 +266,15 @@ Notice: TypeAlias = (
     | ConsumerCancelled
     | EventsLeft
     | InstrumentFailed
+    | BridgeReport
 )
 
 
 def log_notice(notice: Notice) -> None:
     """Write a notice to the log."""
     error = notice.error if isinstance(notice, HandlerFailed | InstrumentFailed) else None
-    _log.log(notice.level, "%s", notice, exc_info=error)
+    log = _bridge_log if isinstance(notice, BridgeReport) else _log
+    log.log(notice.level, "%s", notice, exc_info=error)
 
 
 _FRAMES: Final = 40

@@ -267,17 +267,28 @@ class PendingRequests:
 
     def begin(self, event: Event, kinds: Pattern, kinds_text: str) -> PendingRequest:
         """A request that waits from now on. Call `end` in any case. Not a checkpoint."""
-        request = PendingRequest(event, kinds, kinds_text, self._clock())
-        number = id(event)
-        known = self.known  # the callback must not keep more alive than that
-        request.reference = weakref.ref(event, lambda _: known.pop(number, None))
-        known[number] = request
+        request = self._know(event, kinds, kinds_text)
         self._pending[request] = None
         of_path = self.waiting.setdefault((event.system, event.path), {})
         of_path.setdefault(kinds_text, {})[request] = None
         if self._watcher is not None:
             watcher, self._watcher = self._watcher, None
             trio.lowlevel.reschedule(watcher)
+        return request
+
+    def adopt(self, event: Event, kinds: Pattern) -> None:
+        """A request that another process waits for: it can be replied to. Not a checkpoint."""
+        request = self._know(event, kinds, "")
+        request.event = None
+        del request.task
+
+    def _know(self, event: Event, kinds: Pattern, kinds_text: str) -> PendingRequest:
+        """A request that is found by its event, as long as that exists."""
+        request = PendingRequest(event, kinds, kinds_text, self._clock())
+        number = id(event)
+        known = self.known  # the callback must not keep more alive than that
+        request.reference = weakref.ref(event, lambda _: known.pop(number, None))
+        known[number] = request
         return request
 
     def end(self, request: PendingRequest) -> None:

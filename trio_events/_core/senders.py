@@ -200,7 +200,9 @@ class Senders:
             # Peek, so that a send that is cancelled leaves no remembered route behind.
             for recipient in self._table.peek(event.system, event.kind).recipients(event.path):
                 queue = self.full.get(recipient)
-                if queue is not None and not _has_passed(sender, queue):
+                if queue is None or (recipient.local_only and event.source is not None):
+                    continue
+                if not _has_passed(sender, queue):
                     return queue
         return None
 

@@ -272,6 +272,8 @@ class HandlerActor:
                     break
                 await trio.sleep(pause)
                 attempt += 1
+            if self._registration.on_finished is not None:
+                self._registration.on_finished(event)
         except BaseException as error:
             self._calls_cut += is_cancelled(error) or self._staff.is_last_word(owned, error)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import attrs
 import trio
@@ -12,6 +12,17 @@ import trio
 from .._core.actor import SubscriptionActor
 from .._core.router import Router
 from .._event import Event
+
+
+class Member(Protocol):
+    """What the bus waits for besides its tasks: a part of a bridge."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing left to do."""
+
+    def stop(self, reason: str) -> None:
+        """End its tasks, and report what is left."""
 
 
 @final
@@ -49,11 +60,21 @@ class Quiet(trio.abc.Instrument):
     costs nothing at other times.
     """
 
-    __slots__ = ("_begun", "_busy", "_leaving_nursery", "_router", "_waits", "_watchers", "owned")
+    __slots__ = (
+        "_begun",
+        "_busy",
+        "_leaving_nursery",
+        "_router",
+        "_waits",
+        "_watchers",
+        "members",
+        "owned",
+    )
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self.owned: dict[OwnedTask, None] = {}
+        self.members: dict[Member, None] = {}
         self._begun: dict[trio.lowlevel.Task, OwnedTask] = {}
         self._watchers = 0
         # The owned tasks, and their children, that don't wait to read. Kept while there are
@@ -102,7 +123,9 @@ class Quiet(trio.abc.Instrument):
         """
         if subject is None:
             none_starts = len(self._begun) == len(self.owned)
-            return none_starts and not self._busy and not self._router.core.inbox.messages
+            if not none_starts or self._busy or self._router.core.inbox.messages:
+                return False
+            return all(member.is_idle for member in self.members)
         buffer = subject.buffer
         if buffer.unread or buffer.on_the_way:
             return False

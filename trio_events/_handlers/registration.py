@@ -115,6 +115,8 @@ class Registration:
     on_error: OnError
     replies: bool = False
     """Whether it is a responder, whose results are the data of replies."""
+    on_finished: Callable[[Event[Any]], None] | None = None
+    """Called with each event that has been handled, or has failed for good."""
 
     def __attrs_post_init__(self) -> None:
         what = "responder" if self.replies else "handler"

@@ -12,7 +12,7 @@ from .._core.actor import SubscriptionActor
 from .._core.notices import ConsumerCancelled, EventsLeft
 from .._core.router import LEFT, Router
 from .._errors import DeadlockError
-from .quiet import OwnedTask, Quiet
+from .quiet import Member, OwnedTask, Quiet
 
 ArgsT = TypeVarTuple("ArgsT")
 
@@ -33,6 +33,7 @@ class Staff:
         "_router",
         "cut_short",
         "draining",
+        "on_closing",
     )
 
     def __init__(self, nursery: trio.Nursery, router: Router, drain_timeout: float) -> None:
@@ -42,6 +43,9 @@ class Staff:
         self._quiet = Quiet(router)
         self._has_consumers = False
         self.draining = False
+        self.on_closing: dict[Callable[[], None], None] = {}
+        """Called when the bus begins to close: what brings in events from outside ends."""
+
         self.cut_short: str | None = None
         """Why the tasks are cancelled, if they are."""
 
@@ -136,6 +140,16 @@ class Staff:
             task = trio.lowlevel.current_task()
         return self._quiet.owner(task)
 
+    # What isn't a task
+
+    def enlist(self, member: Member) -> None:
+        """Part of a bridge begins to work."""
+        self._quiet.members[member] = None
+
+    def release(self, member: Member) -> None:
+        """It has ended."""
+        del self._quiet.members[member]
+
     # Quiet
 
     async def wait_idle(self) -> None:
@@ -174,7 +188,9 @@ class Staff:
         """Close the bus: at once, or when the tasks have finished."""
         if self._router.core.door.closed or self.draining:
             return
-        if not self._quiet.owned:
+        for stop in tuple(self.on_closing):
+            stop()
+        if not self._quiet.owned and not self._quiet.members:
             self._router.close(reason)
             return
         self.draining = True
@@ -194,6 +210,8 @@ class Staff:
 
     def _stop(self, reason: str) -> None:
         """Cancel the tasks, if there are any. What is left then is reported by each."""
+        for member in tuple(self._quiet.members):
+            member.stop(reason)
         if self._quiet.owned:
             self.cut_short = self.cut_short or reason
             self._note_working()

@@ -1,0 +1,41 @@
+"""The example with two processes prints what it should, over SQLite and over a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from .servers import Server
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "two_processes.py"
+
+
+def run(*words: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def assert_all_mails_were_sent(lines: list[str]) -> None:
+    assert [line for line in lines if line.startswith("mailer: ")] == [
+        "mailer: /orders/1 goes to customer1@example.org",
+        "mailer: /orders/2 goes to customer2@example.org",
+        "mailer: /orders/3 goes to customer3@example.org",
+    ]
+    assert [line for line in lines if line.startswith("shop: ")] == [
+        "shop: the customer of /orders/1 knows",
+        "shop: the customer of /orders/2 knows",
+        "shop: the customer of /orders/3 knows",
+    ]
+    assert len(lines) == 6
+
+
+def test_it_runs_on_a_file_by_itself() -> None:
+    assert_all_mails_were_sent(run())
+
+
+def test_it_runs_on_a_server(valkey: Server, tmp_path: Path) -> None:
+    assert_all_mails_were_sent(run(f"{valkey.url}?log={tmp_path.name}"))
