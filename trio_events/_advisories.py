@@ -26,7 +26,7 @@ class SubscriptionOpened:
     """A subscription is in force: the data of `subscription.opened`."""
 
     number: int
-    """Which one it is, in the order in which those of the bus were made."""
+    """A number that it alone has on its bus."""
 
     system: str
     kind: str | None

@@ -113,9 +113,6 @@ class SubscriptionActor:
 
     buffer: Buffer
     core: Core
-    number: int
-    """Which one it is, in the order in which those of a bus were made."""
-
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
@@ -138,6 +135,7 @@ class SubscriptionActor:
     _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
     _loss: Loss | None = attrs.field(default=None, init=False)
+    _number: int = attrs.field(default=0, init=False)  # once it has one
     _handle: weakref.ref[Any] | None = attrs.field(default=None, init=False)  # once it is closed
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)  # its task, if so
@@ -159,6 +157,13 @@ class SubscriptionActor:
     def waiting_senders(self) -> list[Sender]:
         """They, in the order of their arrival."""
         return [] if self._queue is None else list(self._queue)
+
+    @property
+    def number(self) -> int:
+        """A number that it alone has on its bus."""
+        if not self._number:
+            self._number = next(self.core.instruments.numbers)
+        return self._number
 
     @property
     def handle(self) -> Any:
