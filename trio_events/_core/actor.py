@@ -58,6 +58,9 @@ class Worker(TakesEvents, Protocol):
     def look_after_calls(self, now: float) -> None:
         """Report the calls that last."""
 
+    def heed_instruments(self) -> None:
+        """Tell instruments of the calls from now on, or don't."""
+
 
 @final
 @attrs.frozen(eq=False)
@@ -129,7 +132,7 @@ class SubscriptionActor:
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
     holds events, or is losing some."""
 
-    is_quick: bool = attrs.field(init=False)
+    is_quick: bool = attrs.field(default=True, init=False)
     """Whether nothing follows from taking an event: not `settle`, and no instrument is told."""
 
     _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
@@ -150,9 +153,6 @@ class SubscriptionActor:
     def tasks_waiting_send(self) -> int:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length
-
-    def __attrs_post_init__(self) -> None:
-        self.is_quick = not self.core.instruments.watched_reads
 
     def waiting_senders(self) -> list[Sender]:
         """They, in the order of their arrival."""
@@ -492,7 +492,8 @@ class SubscriptionActor:
         handle = self.open_among.pop(self, None)
         if handle is not None:
             self._handle = weakref.ref(handle)
-        self.tell("subscription_closed")
+        if self.core.instruments.active:
+            self.tell("subscription_closed")
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, where: str) -> None:

@@ -309,6 +309,7 @@ class Router:
             for interest in subscription.interests:
                 self.core.inbox.post(Subscribe(subscription, interest, source))
             subscription.open_among[subscription] = handle
+            subscription.is_quick = not self.core.instruments.watched_reads
             self.core.instruments.on_interests(subscription)
             if source is not None:
                 self.route_inbox()  # so that nothing can be forgotten before
@@ -358,6 +359,8 @@ class Router:
         inbox.direct_size = 0 if instruments.watched_sends else inbox.size
         for subscription in (*self.subscriptions, *self.waiters):
             subscription.is_quick = not (subscription.must_settle or instruments.watched_reads)
+            if subscription.worker is not None:
+                subscription.worker.heed_instruments()
 
     @property
     def accepted(self) -> int:
