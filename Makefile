@@ -9,8 +9,8 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo demo-bridge test lint quick soak bench bench-quick bench-against bench-growth \
-	instructions profile bench-routing bench-requests bench-bridge docs mutants format clean
+.PHONY: help demo demo-bridge map test lint quick soak soak-map bench bench-quick bench-against bench-growth \
+	instructions profile bench-routing bench-requests bench-bridge bench-telemetry docs mutants format clean
 
 help:  ## Show this list
 	@echo "Usage: make COMMAND. A command makes the environment it needs (.venv, .venv-bench) the first"
@@ -25,6 +25,9 @@ demo: $(VENV)/demo  ## Index a directory, the standard library by default: make 
 
 demo-bridge: $(VENV)/demo  ## Run a shop and a mailer, two processes: make demo-bridge [LOG=redis://127.0.0.1]
 	$(BIN)/python examples/two_processes.py $(if $(LOG),"$$LOG")
+
+map: $(VENV)/demo  ## Run a shop with the live map of its event bus
+	$(BIN)/python examples/08_map.py
 
 ## Check a change
 
@@ -44,6 +47,9 @@ quick: $(VENV)/dev  ## Run the tests on the source tree: make quick [ARGS='-k na
 
 soak: $(VENV)/dev  ## Run random tasks on one bus and check that nothing is left: make soak [SECONDS=20]
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
+
+soak-map: $(VENV)/dev  ## Leave the live map open at 1,000 events per second: make soak-map SECONDS=3600
+	$(BIN)/python tests/soak_map.py --seconds $(SECONDS)
 
 docs: $(VENV)/dev  ## Build the documentation: build/docs/html/index.html
 	rm -rf build/docs
@@ -89,6 +95,9 @@ bench-bridge: $(VENV)/dev  ## Measure events between two processes, over SQLite 
 	$(PIP) install --group bench-bridge
 	$(BIN)/python benchmarks/bridges.py
 
+bench-telemetry: $(VENV)/dev  ## Measure what OpenTelemetry costs for an event with one handler
+	$(BIN)/python -m benchmarks.telemetry
+
 instructions: $(BENCH)/made  ## Count the CPU instructions of an event: make instructions [REV=...]
 	$(BENCH)/bin/python -m benchmarks.instructions $(if $(REV),--against $(REV))
 
@@ -107,7 +116,7 @@ $(VENV)/made:
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
 	@echo "Installing trio_events and what its examples use into $(VENV)."
-	@$(PIP) install --editable '.[examples,redis]'
+	@$(PIP) install --editable '.[examples,redis,devtools,telemetry]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -14,6 +14,7 @@ from sphinx.environment import BuildEnvironment
 
 import trio_events
 import trio_events.bridge
+import trio_events.devtools
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "_ext"))
@@ -32,8 +33,12 @@ extensions = [
     "sphinx_copybutton",
 ]
 nitpicky = True
-# It stands in signatures only, and is not worth an inventory.
-nitpick_ignore = [("py:class", "hypothesis.strategies.SearchStrategy")]
+# They stand in signatures only, and are not worth an inventory.
+nitpick_ignore = [
+    ("py:class", "hypothesis.strategies.SearchStrategy"),
+    ("py:class", "opentelemetry.metrics.MeterProvider"),
+    ("py:class", "opentelemetry.trace.TracerProvider"),
+]
 nitpick_ignore_regex = [
     ("py:class", r"(trio_events\._[\w.]+\.)?\w+T(_co)?")
 ]  # type variables
@@ -88,7 +93,7 @@ def undo_public_modules() -> None:
         for name, module in sys.modules.items()
         if name.startswith("trio_events.")
     }
-    for package in (trio_events, trio_events.bridge):
+    for package in (trio_events, trio_events.bridge, trio_events.devtools):
         for name in package.__all__:
             for module, source in sources.items():
                 if re.search(rf"^class {name}\b", source, re.MULTILINE):

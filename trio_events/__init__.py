@@ -2,6 +2,21 @@
 
 from typing import TYPE_CHECKING
 
+from ._advisories import (
+    AccessDenied,
+    BusEnding,
+    DeadlockRefused,
+    EventUnmatched,
+    HandlerSlow,
+    HandlingFailed,
+    LossOver,
+    LossStarted,
+    RequestsWaiting,
+    SendersWaiting,
+    SendRefused,
+    SubscriptionClosed,
+    SubscriptionOpened,
+)
 from ._ambient import (
     expect,
     include,
@@ -38,6 +53,7 @@ from ._event import Event, Source
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._history import History, HistoryStatistics
+from ._instruments import Instrument
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
 from ._public import show_under as _show_under
@@ -49,16 +65,20 @@ from ._subscription import (
     EventIterator,
     Subscription,
     SubscriptionStatistics,
+    WaitingSender,
 )
 from ._supervisor import open_event_bus
 
 __all__ = [
+    "AccessDenied",
     "Action",
     "Allow",
     "BusClosedError",
+    "BusEnding",
     "CloseSubscription",
     "DeadLetter",
     "DeadlockError",
+    "DeadlockRefused",
     "Deny",
     "ErrorKind",
     "Event",
@@ -69,14 +89,20 @@ __all__ = [
     "EventChannel",
     "EventChannelStatistics",
     "EventIterator",
+    "EventUnmatched",
     "EventWaiter",
     "ExactPath",
     "HandlerSet",
+    "HandlerSlow",
+    "HandlingFailed",
     "History",
     "HistoryStatistics",
+    "Instrument",
     "InvalidEventError",
     "InvalidPatternError",
     "Log",
+    "LossOver",
+    "LossStarted",
     "NoBusError",
     "NoSubscribersError",
     "Overflow",
@@ -86,13 +112,19 @@ __all__ = [
     "Propagate",
     "Reject",
     "RequestFailedError",
+    "RequestsWaiting",
     "Retry",
     "RulePolicy",
+    "SendRefused",
+    "SendersWaiting",
     "Source",
     "Subscription",
+    "SubscriptionClosed",
     "SubscriptionLimitError",
+    "SubscriptionOpened",
     "SubscriptionOverflowError",
     "SubscriptionStatistics",
+    "WaitingSender",
     "expect",
     "include",
     "is_wanted",

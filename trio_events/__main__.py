@@ -1,4 +1,4 @@
-"""The command line: questions about patterns, and about the log of a bridge.
+"""The command line: questions about patterns, the log of a bridge, and a running bus.
 
 For example `python -m trio_events match 'orders.*' orders.eu`.
 """
@@ -18,6 +18,12 @@ from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
 
 _PROGRAM = "python -m trio_events"
+
+_LOOKS = {
+    "map": ("SCRIPT", "run a program, with a live map of each bus that it opens"),
+    "top": ("URL", "show the subscriptions of the program whose live map is at URL"),
+    "graph": ("URL", "print that map as a Mermaid flowchart"),
+}
 
 _GRAMMAR = """\
 Names and patterns are segments with dots between them. In a pattern, a segment is:
@@ -47,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       SystemExit: If the command line isn't valid (status 2), or asks for help or the version.
     """
     words = _parser().parse_args(arguments)
+    if words.question in _LOOKS:
+        return _look(words.question, words.words)
     if words.question in {"tail", "send", "info"}:
         return _ask_log(words)
     try:
@@ -66,6 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _print(_shown(answer))
     return 0 if yes else 1
+
+
+def _look(question: str, words: Sequence[str]) -> int:
+    """Run a command that needs the extra."""
+    try:
+        from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
+    except ImportError as error:
+        need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
+        return _failed(need, 2)
+    return run(question, words)
 
 
 def _ask_log(words: argparse.Namespace) -> int:
@@ -141,7 +159,7 @@ def _overlaps(a: str, b: str) -> tuple[bool, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Answer a question about patterns, or about the log of a bridge.",
+        description="Answer a question about patterns or the log of a bridge, or look at a bus.",
         epilog=_GRAMMAR,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -163,6 +181,11 @@ def _parser() -> argparse.ArgumentParser:
         asked.add_argument("a", metavar="A")
         asked.add_argument("b", metavar="B")
     _add_questions_about_logs(questions)
+    for look, (word, explained) in _LOOKS.items():
+        looking = questions.add_parser(look, help=explained, description=explained)
+        looking.add_argument("words", nargs=1, metavar=word)
+        if look == "map":
+            looking.add_argument("words", nargs=argparse.REMAINDER, metavar="ARG", action="extend")
     return parser
 
 

@@ -16,6 +16,8 @@ import pytest
 
 import trio_events
 import trio_events.bridge
+import trio_events.devtools
+import trio_events.telemetry
 from trio_events.__main__ import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,7 +26,12 @@ WORKFLOW = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
 CLASSIFIERS = PYPROJECT["project"]["classifiers"]
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (trio_events, trio_events.bridge)
+    for module in (
+        trio_events,
+        trio_events.bridge,
+        trio_events.devtools,
+        trio_events.telemetry,
+    )
     for name in module.__all__
 }
 

@@ -279,7 +279,7 @@ async def test_recorders_of_opened_buses_can_be_nested(autojump_clock: MockClock
         async with open_event_bus():
             pass
     async with open_event_bus() as bus:
-        assert bus.subscriptions() == []
+        assert bus.subscriptions() == ()
     [users, _] = outer
     [orders] = inner
     users.assert_received(["/users"])
