@@ -8,8 +8,8 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo demo-bridge test lint quick soak bench bench-quick bench-against bench-growth instructions \
-	profile bench-routing bench-requests bench-bridge docs mutants format clean
+.PHONY: help demo demo-bridge map test lint quick soak bench bench-quick bench-against bench-growth \
+	instructions profile bench-routing bench-requests bench-bridge docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,8 @@ demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=
 
 demo-bridge: $(VENV)/demo  ## A shop and a mailer, two processes over SQLite: make demo-bridge [LOG=redis://127.0.0.1]
 	$(BIN)/python examples/two_processes.py $(if $(LOG),"$$LOG")
+map: $(VENV)/demo  ## Run a shop in front of the live map of its event bus
+	$(BIN)/python examples/08_map.py
 
 test: lint docs soak  ## Everything CI runs: these three, then the tests of the built wheel on every Python here
 	$(BIN)/python tools/test_wheel.py
@@ -92,7 +94,7 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
-	$(PIP) install --editable '.[examples,redis]'
+	$(PIP) install --editable '.[examples,devtools,telemetry,redis]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -129,6 +129,34 @@ async def handle(count: int) -> None:
     assert calls == count
 
 
+async def watched(count: int, *, by_the_map: bool = False) -> None:
+    """One reader, and an instrument: one that counts all it is told, or the map's observer."""
+    # Here, so that commits without instruments run all other programs.
+    from trio_events import Instrument
+    from trio_events.devtools import Observer
+
+    class Counting(Instrument):
+        count = 0
+
+        def before_send(self, event: Event) -> None:
+            self.count += 1
+
+        def events_routed(self, events: Sequence[Event], subscriptions: object) -> None:
+            self.count += len(events)
+
+        def event_received(self, event: Event, subscription: Subscription) -> None:
+            self.count += 1
+
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("orders.*")
+        if by_the_map:
+            Observer(bus)
+        else:
+            bus.add_instrument(Counting())
+        nursery.start_soon(read, subscription, count)
+        await send(bus, count)
+
+
 async def send_nowait(count: int) -> None:
     """Nobody subscribes; the router gets a turn every 64 events."""
     async with open_event_bus() as bus:
@@ -196,6 +224,8 @@ PROGRAMS: Final[dict[str, Program]] = {
     "through an idle bus": Program(idle, "event", 500, 1_500),
     "send_nowait, nobody subscribes": Program(send_nowait, "event", 5_120, 15_360),
     "a call of a handler": Program(handle, "event", 2_000, 6_000),
+    "1→1, watched by an instrument that counts": Program(watched, "event", 1_000, 3_000),
+    "1→1, watched by the map": Program(partial(watched, by_the_map=True), "event", 1_000, 3_000),
     "a request and its reply": Program(ask, "request", 200, 600),
     "a request and its reply, by serve": Program(ask_a_responder, "request", 200, 600),
     "subscribe and close": Program(subscribe_and_close, "subscription", 200, 600),

@@ -25,8 +25,12 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 nitpicky = True
-# It stands in signatures only, and is not worth an inventory.
-nitpick_ignore = [("py:class", "hypothesis.strategies.SearchStrategy")]
+# They stand in signatures only, and are not worth an inventory.
+nitpick_ignore = [
+    ("py:class", "hypothesis.strategies.SearchStrategy"),
+    ("py:class", "opentelemetry.metrics.MeterProvider"),
+    ("py:class", "opentelemetry.trace.TracerProvider"),
+]
 nitpick_ignore_regex = [
     ("py:class", r"(trio_events\._[\w.]+\.)?\w+T(_co)?")
 ]  # type variables

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from .time_limit import run_with_time_limit
+from .watching import watch_every_bus
+
+if os.environ.get("TRIO_EVENTS_WATCHED"):  # watching must change nothing that a test sees
+    watch_every_bus()
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import trio_events
@@ -19,6 +20,7 @@ LAYERS = [
     {"_names.policy"},
     {"_names.permits"},
     {"_core.deadlock", "_core.notices", "_core.pace", "_core.readers", "_core.buffer"},
+    {"_instruments"},
     {"_core.door"},
     {"_core.pending"},
     {"_core.inbox"},
@@ -29,7 +31,7 @@ LAYERS = [
     {"_terms"},
     {"_handlers.quiet"},
     {"_handlers.staff"},
-    {"_subscription"},
+    {"_subscription", "_advisories"},
     {"_requests", "_handlers.supervision"},
     {"_handlers.registration"},
     {"_handlers.calling"},
@@ -37,20 +39,27 @@ LAYERS = [
     {"_supervisor"},
     {"_ambient"},
     {"__init__"},
-    {"testing", "bridge._log", "bridge._envelope"},
+    {"testing", "telemetry", "bridge._log", "bridge._envelope"},
     {"bridge._line", "bridge._sqlite", "bridge._redis"},
     {"bridge._link", "bridge._urls"},
     {"bridge._export", "bridge._follower", "bridge._command"},
-    {"__main__"},
     {"bridge._group"},
     {"bridge._bridge"},
     {"bridge.__init__"},
+    {"devtools._problems", "devtools._parties", "devtools._client"},
+    {"devtools._rows"},
+    {"devtools._observer", "devtools._trace", "devtools._top"},
+    {"devtools._server"},
+    {"devtools._script", "devtools.__init__"},
+    {"devtools._commands"},
+    {"__main__"},
 ]
 METHODS = {"_names.pattern", "_names.relations"}
 PURE = {module for layer in LAYERS for module in layer if module.startswith("_names.")} | {
     "_core.deadlock",
     "_core.notices",
     "_event",
+    "_instruments",
     "_no_public_constructor",
     "_origin",
 }
@@ -62,15 +71,24 @@ def imports(module: str) -> tuple[set[str], set[str]]:
     *wing, _ = module.split(".")
     file = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in executed(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            assert node.module, f"{module}: `from ._x import y`"
-            inner.add(".".join([*wing[: len(wing) + 1 - node.level], node.module]))
+            above = wing[: len(wing) + 1 - node.level]
+            modules = [node.module] if node.module else [alias.name for alias in node.names]
+            inner |= {".".join([*above, module]) for module in modules}
         elif isinstance(node, ast.ImportFrom):
             outer.add(str(node.module).partition(".")[0])
         elif isinstance(node, ast.Import):
             outer |= {alias.name.partition(".")[0] for alias in node.names}
     return inner, outer
+
+
+def executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module, without those that only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from executed(node)
 
 
 def test_every_module_has_a_layer() -> None:
@@ -100,20 +118,33 @@ def test_the_package_depends_on_trio_and_attrs_only() -> None:
     for layer in LAYERS:
         for module in sorted(layer):
             _, outer = imports(module)
-            allowed = {"trio", "attrs"} | {
-                "testing": {"hypothesis"},
-                "bridge._command": {"msgspec"},
-                "bridge._envelope": {"msgspec"},
-                "bridge._redis": {"coredis", "anyio"},  # anyio: whose errors coredis lets through
-                "_event": {"typing_extensions"},  # for type checkers, which bring it along
-            }.get(module, set())
+            extra = {"h11", "rich"} if module.startswith("devtools.") else set()
+            allowed = (
+                {"trio", "attrs"}
+                | extra
+                | {
+                    "testing": {"hypothesis"},
+                    "telemetry": {"opentelemetry"},
+                    "bridge._command": {"msgspec"},
+                    "bridge._envelope": {"msgspec"},
+                    "bridge._redis": {
+                        "coredis",
+                        "anyio",
+                    },  # anyio: whose errors coredis lets through
+                    "_event": {"typing_extensions"},  # for type checkers, which bring it along
+                }.get(module, set())
+            )
             assert outer - sys.stdlib_module_names <= allowed, module
 
 
-def test_importing_the_package_imports_neither_hypothesis_nor_pytest() -> None:
+def test_importing_the_package_imports_nothing_that_an_extra_brings() -> None:
     code = "import sys, trio_events; sys.exit(not sys.modules.keys().isdisjoint(sys.argv[1:]))"
-    unwanted = ["hypothesis", "pytest", "msgspec", "coredis", "trio_events.bridge"]
-    subprocess.run([sys.executable, "-c", code, *unwanted], timeout=60, check=True)
+    unwanted = ["hypothesis", "pytest", "msgspec", "coredis", "h11", "rich", "opentelemetry"]
+    subprocess.run(
+        [sys.executable, "-c", code, *unwanted, "trio_events.bridge", "trio_events.devtools"],
+        timeout=60,
+        check=True,
+    )
 
 
 def test_a_bridge_over_sqlite_does_without_coredis() -> None:

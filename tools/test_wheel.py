@@ -2,7 +2,8 @@
 
 1. Build the wheel and install it in a fresh environment.
 2. Its public types must be complete: pyright --verifytypes.
-3. The tests must pass there and cover every branch of the package.
+3. The tests must pass there and cover every branch of the package; those of the bus itself must
+   also pass with an instrument on every bus.
 4. They must pass on every other Python found here that `requires-python` allows.
 5. They must pass with the oldest dependencies allowed, on the oldest of these Pythons.
 
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,8 @@ def main() -> None:
 
     # The longest first. Each says under which heading it is shown.
     jobs: list[tuple[str, Callable[[], str]]] = [
-        (f"Python {text(this)}, branch coverage", partial(cover, venv))
+        (f"Python {text(this)}, branch coverage", partial(cover, venv)),
+        (f"Python {text(this)}, every bus watched", partial(test_watched, venv)),
     ]
     for version in sorted({*pythons, *declared_versions()} - {this}):
         if version in pythons:
@@ -77,6 +79,12 @@ def cover(venv: Path) -> str:
     """Run the tests and see which branches of the package they take."""
     tested = pytest(venv, "coverage", "run", "-m")
     return run(venv / "bin/python", "-m", "coverage", "report") + tested
+
+
+def test_watched(venv: Path) -> str:
+    """Run the tests of the bus itself with an instrument on every bus: it must change nothing."""
+    wings = [f"tests/{wing}" for wing in ("core", "handlers", "requests", "test_ambient.py")]
+    return pytest(venv, arguments=wings, TRIO_EVENTS_WATCHED="1")
 
 
 def test(python: str, name: str, *requirements: str) -> str:
@@ -123,7 +131,14 @@ def install_wheel(python: str, name: str, *requirements: str) -> Path:
     (wheel,) = BUILD.glob("*.whl")
     run(python, "-m", "venv", "--without-pip", venv)  # this Python's pip can install there
     pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python")
-    run(*pip, "install", "-qq", "--group=tests", f"{wheel}[examples]", *requirements)
+    run(
+        *pip,
+        "install",
+        "-qq",
+        "--group=tests",
+        f"{wheel}[examples,devtools,telemetry]",
+        *requirements,
+    )
     return venv
 
 
@@ -151,15 +166,15 @@ def verify_types(venv: Path) -> None:
         sys.exit(f"That was not the wheel, but {types['packageRootDirectory']}.")
 
 
-def pytest(venv: Path, *runner: str) -> str:
+def pytest(venv: Path, *runner: str, arguments: Sequence[str] = (), **environ: str) -> str:
     """Run the tests in an environment, having made sure that they get the wheel."""
     python = venv / "bin/python"
     where = f"import sys, {PACKAGE} as p; assert p.__file__.startswith(sys.prefix), p.__file__"
     run(python, "-c", where)
-    return run(python, "-m", *runner, "pytest", "--quiet")
+    return run(python, "-m", *runner, "pytest", "--quiet", *arguments, **environ)
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, **environ: str) -> str:
     """Run a command in the project's directory; returns what it printed.
 
     Raises:
@@ -168,7 +183,7 @@ def run(*command: str | Path) -> str:
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=ENVIRON,
+        env=ENVIRON | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

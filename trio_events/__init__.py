@@ -1,5 +1,20 @@
 """An event bus for trio: exact order, precise backpressure, counted loss."""
 
+from ._advisories import (
+    AccessDenied,
+    BusEnding,
+    DeadlockRefused,
+    EventUnmatched,
+    HandlerSlow,
+    HandlingFailed,
+    LossOver,
+    LossStarted,
+    RequestsWaiting,
+    SendersWaiting,
+    SendRefused,
+    SubscriptionClosed,
+    SubscriptionOpened,
+)
 from ._ambient import (
     expect,
     include,
@@ -36,6 +51,7 @@ from ._event import Event, Source
 from ._handlers.registration import HandlerSet
 from ._handlers.supervision import CloseSubscription, DeadLetter, Log, Propagate, Retry
 from ._history import History, HistoryStatistics
+from ._instruments import Instrument
 from ._names.pattern import ExactPath, Pattern
 from ._names.policy import Action, Allow, Deny, Policy, RulePolicy
 from ._requests import EventWaiter, Reject
@@ -46,16 +62,20 @@ from ._subscription import (
     EventIterator,
     Subscription,
     SubscriptionStatistics,
+    WaitingSender,
 )
 from ._supervisor import open_event_bus
 
 __all__ = [
+    "AccessDenied",
     "Action",
     "Allow",
     "BusClosedError",
+    "BusEnding",
     "CloseSubscription",
     "DeadLetter",
     "DeadlockError",
+    "DeadlockRefused",
     "Deny",
     "ErrorKind",
     "Event",
@@ -66,14 +86,20 @@ __all__ = [
     "EventChannel",
     "EventChannelStatistics",
     "EventIterator",
+    "EventUnmatched",
     "EventWaiter",
     "ExactPath",
     "HandlerSet",
+    "HandlerSlow",
+    "HandlingFailed",
     "History",
     "HistoryStatistics",
+    "Instrument",
     "InvalidEventError",
     "InvalidPatternError",
     "Log",
+    "LossOver",
+    "LossStarted",
     "NoBusError",
     "NoSubscribersError",
     "Overflow",
@@ -83,13 +109,19 @@ __all__ = [
     "Propagate",
     "Reject",
     "RequestFailedError",
+    "RequestsWaiting",
     "Retry",
     "RulePolicy",
+    "SendRefused",
+    "SendersWaiting",
     "Source",
     "Subscription",
+    "SubscriptionClosed",
     "SubscriptionLimitError",
+    "SubscriptionOpened",
     "SubscriptionOverflowError",
     "SubscriptionStatistics",
+    "WaitingSender",
     "expect",
     "include",
     "is_wanted",

@@ -1,7 +1,4 @@
-"""Questions from a shell: about patterns, and about the log of a bridge.
-
-For example `python -m trio_events match 'orders.*' orders.eu`.
-"""
+"""Commands for a shell: questions about patterns and logs, and a look at a running bus."""
 
 from __future__ import annotations
 
@@ -16,6 +13,12 @@ from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
 
 _PROGRAM = "python -m trio_events"
+
+_LOOKS = {
+    "map": ("SCRIPT", "run a program, with a live map of each bus that it opens"),
+    "top": ("URL", "show the subscriptions of the program whose live map is at URL"),
+    "graph": ("URL", "print that map as a Mermaid flowchart"),
+}
 
 _GRAMMAR = """\
 Names and patterns are segments with dots between them. In a pattern, a segment is:
@@ -46,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _parser().parse_args(arguments)
     if words.question in {"tail", "send", "info"}:
         return _ask_log(words)
+    if words.question in _LOOKS:
+        return _look(words.question, words.words)
     try:
         if words.question == "match":
             yes, answer = _match(words.pattern, words.name)
@@ -106,6 +111,17 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _look(question: str, words: Sequence[str]) -> int:
+    """Run a command that needs the extra."""
+    try:
+        from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
+    except ImportError as error:
+        need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
+        print(f"{_PROGRAM}: {need}", file=sys.stderr)
+        return 2
+    return run(question, words)
+
+
 def _print(answer: str) -> None:
     """Print the answer if anybody takes it. If not, the exit status still tells."""
     if sys.stdout is None:  # it was closed when the process started
@@ -138,7 +154,7 @@ def _overlaps(a: str, b: str) -> tuple[bool, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Answer a question about patterns, or about the log of a bridge.",
+        description="Answer a question about patterns or a log, or look at a running bus.",
         epilog=_GRAMMAR,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -154,6 +170,11 @@ def _parser() -> argparse.ArgumentParser:
         asked.add_argument("a", metavar="A")
         asked.add_argument("b", metavar="B")
     _add_questions_about_logs(questions)
+    for look, (word, explained) in _LOOKS.items():
+        looking = questions.add_parser(look, help=explained, description=explained)
+        looking.add_argument("words", nargs=1, metavar=word)
+        if look == "map":
+            looking.add_argument("words", nargs=argparse.REMAINDER, metavar="ARG", action="extend")
     return parser
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, Unpack, final, overload
 
 import attrs
 import trio
 
+from ._advisories import Advisories
 from ._core.actor import Core, SubscriptionActor
 from ._core.buffer import Overflow, check_count
 from ._core.notices import SendsRefused
@@ -32,6 +33,7 @@ from ._handlers.registration import (
 from ._handlers.staff import ArgsT, Staff
 from ._handlers.supervision import Log, OnError, Propagate
 from ._history import History, HistoryActor, check_history, source_of
+from ._instruments import Instrument, check_instrument
 from ._names.interest import Interest
 from ._names.pattern import ExactPath, plain_name, plain_path
 from ._names.permits import Permits
@@ -47,7 +49,7 @@ from ._requests import (
     request,
     unanswered,
 )
-from ._subscription import EventChannel, Subscription
+from ._subscription import Subscription, make_subscription
 from ._terms import Terms
 
 DataT = TypeVar("DataT")
@@ -88,6 +90,9 @@ class EventBusStatistics:
     open_waiters: int
     """Blocks of `expect`, and calls of `wait_for` and `request`, that are open."""
 
+    advisories_lost: int
+    """The bus's own events that found no room in the inbox."""
+
     routes_remembered: int
     """Pairs of system and kind whose route is remembered."""
 
@@ -118,6 +123,7 @@ class EventBus(metaclass=NoPublicConstructor):
     _max_subscriptions: int
     _slow_handler_after: float
     _on_dead_letter: DeadLetterHook | None
+    _advisories: Advisories
     _refused: _Refused = attrs.field(factory=_Refused, init=False)
     _writers: set[str] = attrs.field(factory=set, init=False)  # as which bridges append to logs
 
@@ -152,9 +158,18 @@ class EventBus(metaclass=NoPublicConstructor):
         self._core.door.check_here()
         await next(self._core.pace.steps)()
         event = self._post(system, kind, path, data)
-        if event is not None and (sender := self._router.offer(event, wait=True)) is not None:
-            await sender.wait()
-            self._core.pace.restart()
+        if event is not None:
+            if self._core.instruments.watched_sends:
+                await self._send_watched(event)
+            elif (sender := self._router.offer(event, wait=True)) is not None:
+                await sender.wait()
+                self._core.pace.restart()
+
+    async def _send_watched(self, event: Event) -> None:  # noqa: ASYNC910  # as `send`
+        with self._core.instruments.around("before_send", "after_send", event):
+            if (sender := self._router.offer(event, wait=True)) is not None:
+                await sender.wait()
+                self._core.pace.restart()
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:
@@ -167,7 +182,11 @@ class EventBus(metaclass=NoPublicConstructor):
         self._core.door.check_here()
         event = self._post(system, kind, path, data)
         if event is not None:
-            self._router.offer(event)
+            if self._core.instruments.watched_sends:
+                with self._core.instruments.around("before_send", "after_send", event):
+                    self._router.offer(event)
+            else:
+                self._router.offer(event)
 
     def is_here(self) -> bool:
         """Whether the caller is in the run of trio that this bus belongs to.
@@ -218,20 +237,30 @@ class EventBus(metaclass=NoPublicConstructor):
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
+        self._core.door.check_unlocked()
         if not self._core.door.is_open:
             raise self._core.door.closed_error()
-        self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
+        if self._core.instruments.watched_sends:  # called in the context variables of the sender
+            run = copy_context().run
+            self._token.run_sync_soon(run, self._send_or_refuse, system, kind, path, data)
+        else:
+            self._token.run_sync_soon(self._send_or_refuse, system, kind, path, data)
 
     @trio.lowlevel.enable_ki_protection
     def _send_or_refuse(self, system: str, kind: str, path: str, data: object) -> None:
         try:
             event = self._post(system, kind, path, data)
             if event is not None:
-                self._router.offer_now(event)
+                if self._core.instruments.watched_sends:
+                    with self._core.instruments.around("before_send", "after_send", event):
+                        self._router.offer_now(event)
+                else:
+                    self._router.offer_now(event)
         except Exception as error:  # noqa: BLE001  # an error that leaves a callback ends the run
             refused = self._refused.count = self._refused.count + 1
             if refused & (refused - 1) == 0:  # the first, second, fourth, eighth …
                 self._core.notices.add(SendsRefused(refused, error))
+                self._core.instruments.tell("sends_refused", error, refused)
 
     @overload
     async def subscribe(
@@ -292,8 +321,9 @@ class EventBus(metaclass=NoPublicConstructor):
 
         Raises:
           TypeError: If an argument is not of its type.
-          ValueError: If `max_buffer_size` is less than 1, or `history` doesn't cover the patterns
-            or belongs to another bus.
+          ValueError: If `max_buffer_size` is less than 1, `overflow` is `Overflow.BLOCK` and the
+            pattern matches the bus's own events, or `history` doesn't cover the patterns or belongs
+            to another bus.
           trio.ClosedResourceError: If `history` was closed.
           InvalidPatternError: If a text is not a pattern.
           NoBusError: If the caller is not in the trio run of the bus.
@@ -826,12 +856,46 @@ class EventBus(metaclass=NoPublicConstructor):
             router.open_history(actor, interest)
             return history
 
-    def subscriptions(self) -> list[Subscription]:
+    def subscriptions(self) -> tuple[Subscription, ...]:
         """The open subscriptions, in the order of opening, including those of handlers.
 
         Not a checkpoint.
         """
-        return list(self._router.subscriptions.values())
+        return tuple(self._router.subscriptions.values())
+
+    @trio.lowlevel.enable_ki_protection
+    def add_instrument(self, instrument: Instrument) -> None:
+        """Have an instrument watch the bus from now on. Not a checkpoint. Idempotent.
+
+        It is first told of the subscriptions that are open. See `Instrument`.
+
+        Raises:
+          TypeError: If it is not an `Instrument`.
+          NoBusError: If this is called in another thread.
+        """
+        check_instrument(instrument)
+        self._core.door.check_here()
+        instruments = self._core.instruments
+        if instrument in instruments:
+            return
+        instruments.add(instrument)
+        for actor in (*self._router.subscriptions, *self._router.waiters):
+            instruments.tell_one(instrument, "subscription_opened", actor.handle)
+
+    @trio.lowlevel.enable_ki_protection
+    def remove_instrument(self, instrument: Instrument) -> None:
+        """Have an instrument watch the bus no longer. Not a checkpoint.
+
+        None of its methods is called again, not even `after_send` of a send that is waiting.
+
+        Raises:
+          KeyError: If it does not watch this bus, for example because a method has raised.
+          NoBusError: If this is called in another thread.
+        """
+        self._core.door.check_here()
+        if instrument not in self._core.instruments:
+            raise KeyError(instrument)
+        self._core.instruments.remove(instrument)
 
     def for_actor(self, name: str) -> EventBus:
         """The same bus in the name of an actor, which is what the policy is asked about.
@@ -880,6 +944,7 @@ class EventBus(metaclass=NoPublicConstructor):
             open_subscriptions=len(router.subscriptions),
             open_histories=len(router.histories),
             open_waiters=len(router.waiters) + len(self._core.requests),
+            advisories_lost=self._advisories.lost,
             routes_remembered=router.table.remembered,
             tasks_waiting_send=len(self._core.senders),
         )
@@ -910,7 +975,7 @@ class EventBus(metaclass=NoPublicConstructor):
         inbox = core.inbox
         # No call may come between the checks and `append`, where a destructor could close the bus.
         if (
-            len(inbox.messages) < inbox.size
+            len(inbox.messages) < inbox.direct_size
             and (messages := inbox.messages)
             and core.door.is_open
             and not core.senders.full
@@ -926,7 +991,12 @@ class EventBus(metaclass=NoPublicConstructor):
         self._core.pace.restart()
 
     def _subscribe(
-        self, terms: Terms, origin: str, actor_type: type[SubscriptionActor] = SubscriptionActor
+        self,
+        terms: Terms,
+        origin: str,
+        registration: Registration | None = None,
+        registered_at: str = "",
+        actor_type: type[SubscriptionActor] = SubscriptionActor,
     ) -> Subscription[Any]:
         router = self._router
         self._core.door.check_open()
@@ -944,12 +1014,13 @@ class EventBus(metaclass=NoPublicConstructor):
             actor = router.make_subscription(
                 interest, origin, max_buffer_size, terms.overflow, actor_type
             )
-            subscription: Subscription[Any] = Subscription._create(
-                actor, EventChannel._create(actor), router, self._permits, self._staff
-            )
+            subscription = make_subscription(actor, router, self._permits, self._staff)
             router.open(actor, subscription, source)
             name = f"trio_events subscription {str(interest.system)!r}"
             self._nursery.start_soon(actor.run, router.close, name=name)
+            if registration is not None:
+                self._put_to_work(registration, registered_at, subscription)
+            actor.tell("subscription_opened")
             return subscription
 
     def _start(
@@ -959,14 +1030,18 @@ class EventBus(metaclass=NoPublicConstructor):
         actor_type: type[SubscriptionActor] = SubscriptionActor,
     ) -> Subscription:
         place = place_of(registration.handler) or origin
-        subscription = self._subscribe(registration.terms, place, actor_type)
+        return self._subscribe(registration.terms, place, registration, origin, actor_type)
+
+    def _put_to_work(
+        self, registration: Registration, registered_at: str, subscription: Subscription
+    ) -> None:
         token = current_bus.set(self)  # handlers act in the name of the actor that registered them
         try:
             HandlerActor(
                 subscription._actor,
                 subscription,
                 registration,
-                origin,
+                registered_at,
                 self._staff,
                 self._on_dead_letter,
                 self._slow_handler_after,
@@ -974,4 +1049,3 @@ class EventBus(metaclass=NoPublicConstructor):
             ).start(self._nursery)
         finally:
             current_bus.reset(token)
-        return subscription

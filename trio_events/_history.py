@@ -84,6 +84,11 @@ class HistoryActor:
     _evicted_before: int = attrs.field(default=0, init=False)  # that episode
 
     @property
+    def interests(self) -> tuple[Interest]:
+        """What it matches."""
+        return (self.interest,)
+
+    @property
     def replaced(self) -> int:
         """How many events had to go because enough newer ones are kept."""
         return self.matched - self.kept - self.evicted - self.forgotten
@@ -195,6 +200,7 @@ class HistoryActor:
                 self.closed = True
                 self.core.inbox.post(Unsubscribe(self, (self.interest,), final=True))
                 self.open_among.pop(self, None)
+                self.core.instruments.on_interests(self)
 
     # For people
 

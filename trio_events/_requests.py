@@ -215,7 +215,9 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
                     kind=event.kind,
                     path=event.path,
                 )
-        if (sender := _offer(router, event, pending)) is not None:
+        if core.instruments.watched_sends:
+            await _send_watched(router, event, pending)
+        elif (sender := _offer(router, event, pending)) is not None:
             await _wait_for_room(router, event, sender)
         reply = await pending.wait()
         core.pace.restart()
@@ -253,6 +255,15 @@ async def _wait_for_room(router: Router, event: Event, sender: Sender) -> None:
         del router.core.requests.underway[id(event)]
         raise
     router.core.pace.restart()
+
+
+async def _send_watched(  # noqa: ASYNC910  # there may be room
+    router: Router, event: Event, pending: PendingRequest
+) -> None:
+    """Send it, and tell instruments before and after. A checkpoint if it waits."""
+    with router.core.instruments.around("before_send", "after_send", event):
+        if (sender := _offer(router, event, pending)) is not None:
+            await _wait_for_room(router, event, sender)
 
 
 def adopt(router: Router, event: Event) -> None:
@@ -315,7 +326,9 @@ async def reply(
     try:
         permits.check_send(system)
         await next(router.core.pace.steps)()
-        if (sender := _offer(router, event, pending)) is not None:
+        if router.core.instruments.watched_sends:
+            await _send_watched(router, event, pending)
+        elif (sender := _offer(router, event, pending)) is not None:
             await _wait_for_room(router, event, sender)
     except BaseException:
         if pending.answer is Answer.BEING_SENT:

@@ -21,6 +21,7 @@ from ._names.pattern import ExactPath
 from ._names.permits import Permits
 from ._no_public_constructor import NoPublicConstructor
 from ._origin import caller
+from ._terms import check_overflow
 
 
 @final
@@ -60,6 +61,21 @@ class SubscriptionStatistics:
 
     failures: int
     """Calls of the subscription's handler that have failed."""
+
+
+@final
+@attrs.frozen(eq=False)
+class WaitingSender:
+    """A send that is waiting for room in a subscription."""
+
+    event: Event
+    """What is to be sent."""
+
+    task: trio.lowlevel.Task
+    """The task that waits."""
+
+    since: float
+    """When it began to wait, on trio's clock, in seconds."""
 
 
 @final
@@ -110,7 +126,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         actor.known_readers.note_current()
         await next(actor.core.pace.steps)()
         front = actor.buffer.front  # as in `EventIterator`
-        return front.pop() if front and not actor.must_settle else await actor.receive()
+        return front.pop() if front and actor.is_quick else await actor.receive()
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Event[DataT_co]:
@@ -220,7 +236,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
         try:
             # What `take` comes to when there is nothing else to do: a fifth less for each event.
             # No call comes between the look and `pop`, where a destructor could close the channel.
-            return front.pop() if front and not actor.must_settle else await actor.receive()
+            return front.pop() if front and actor.is_quick else await actor.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
@@ -330,6 +346,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         Raises:
           TypeError: If an argument is not of its type.
           InvalidPatternError: If a text is not a pattern.
+          ValueError: If this adds the bus's own events, and `overflow` is `Overflow.BLOCK`.
           NoBusError: If the caller is not in the trio run of the bus.
           PolicyDeniedError: If the policy does not allow to subscribe to this system.
           BusClosedError: If the bus was closed.
@@ -337,6 +354,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           ValueError: If it belongs to a bridge: its patterns stay as they are.
         """
         interest = Interest.of(system, kind, path)
+        check_overflow(interest, self.overflow)
         door = self._router.core.door
         door.check_here()
         door.check_open()
@@ -419,6 +437,13 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         self._router.core.door.check_run()
         await self._staff.drain(self._actor)
 
+    def waiting_senders(self) -> tuple[WaitingSender, ...]:
+        """The sends that wait for room here, in the order of their arrival. Not a checkpoint."""
+        return tuple(
+            WaitingSender(sender.event, sender.task, sender.since)
+            for sender in self._actor.waiting_senders()
+        )
+
     def statistics(self) -> SubscriptionStatistics:
         """The counters now. Not a checkpoint."""
         buffer, worker = self._actor.buffer, self._actor.worker
@@ -463,3 +488,12 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     def __repr__(self) -> str:
         return f"<Subscription {self._actor!r}>"
+
+
+def make_subscription(
+    actor: SubscriptionActor, router: Router, permits: Permits, staff: Staff
+) -> Subscription[Any]:
+    """What applications hold of a subscription."""
+    channel: EventChannel[Any] = EventChannel._create(actor)
+    subscription: Subscription[Any] = Subscription._create(actor, channel, router, permits, staff)
+    return subscription

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, final
 
 import attrs
 import trio
 
+from ._advisories import Advisories
 from ._bus import ANYBODY, EventBus, current_bus
 from ._core.buffer import check_count
 from ._core.pace import Pace
@@ -18,8 +20,10 @@ from ._errors import NoBusError
 from ._handlers.calling import DeadLetterHook
 from ._handlers.staff import Staff, is_cancelled
 from ._handlers.supervision import check_seconds
+from ._instruments import Instrument, check_instrument
 from ._names.permits import Permits
 from ._names.policy import Policy
+from ._subscription import make_subscription
 
 
 @final
@@ -34,6 +38,7 @@ class Options:
     drain_timeout: float
     slow_handler_after: float
     on_dead_letter: DeadLetterHook | None
+    instruments: tuple[Instrument, ...]
 
     def __attrs_post_init__(self) -> None:
         policy: object = self.policy
@@ -52,6 +57,8 @@ class Options:
         hook = self.on_dead_letter
         if hook is not None and not callable(hook):
             raise TypeError(f"on_dead_letter must be a function, async or not, and not {hook!r}")
+        for instrument in self.instruments:
+            check_instrument(instrument)
 
 
 def open_event_bus(
@@ -63,6 +70,7 @@ def open_event_bus(
     drain_timeout: float = 10.0,
     slow_handler_after: float = 10.0,
     on_dead_letter: DeadLetterHook | None = None,
+    instruments: Iterable[Instrument] = (),
 ) -> AbstractAsyncContextManager[EventBus]:
     """Open an event bus for the block, and for all tasks that are started in it.
 
@@ -88,10 +96,11 @@ def open_event_bus(
       on_dead_letter: A function, async or not, that is called with a `DeadLetter` for each event
         whose handling has failed for good. The handler's task waits for it, so dead letters can't
         pile up. What it raises leaves through the supervisor.
+      instruments: What watches the bus from its beginning; see `Instrument`.
 
     Raises:
-      TypeError: If a number is not one, `on_dead_letter` is not a function, or `policy` has no
-        method `allows`.
+      TypeError: If a number is not one, `on_dead_letter` is not a function, an instrument is not
+        an `Instrument`, or `policy` has no method `allows`.
       ValueError: If a number is less than 1, `drain_timeout` less than 0, or `slow_handler_after`
         not more than 0.
       NoBusError: When the block is entered, if trio is not running.
@@ -105,6 +114,7 @@ def open_event_bus(
             drain_timeout,
             slow_handler_after,
             on_dead_letter,
+            tuple(instruments),
         )
     )
 
@@ -151,7 +161,16 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
     try:
         async with trio.open_nursery() as nursery:
             trio_token = trio.lowlevel.current_trio_token()
-            router = Router.of(options.inbox_size, Pace(options.checkpoint_every), trio_token)
+            permits = Permits(options.policy, ANYBODY)
+            router = Router.of(
+                options.inbox_size,
+                Pace(options.checkpoint_every),
+                trio_token,
+                make_handle=lambda actor: make_subscription(actor, router, permits, staff),
+            )
+            permits.on_denied = partial(router.core.instruments.tell, "access_denied")
+            for instrument in options.instruments:
+                router.core.instruments.add(instrument)
             staff = Staff(nursery, router, options.drain_timeout)
             nursery.start_soon(router.run, name="trio_events router")
             requests, end_hopeless = router.core.requests, router.core.senders.end_hopeless
@@ -161,11 +180,12 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
                 router.core,
                 nursery,
                 staff,
-                Permits(options.policy, ANYBODY),
+                permits,
                 trio_token,
                 options.max_subscriptions,
                 options.slow_handler_after,
                 options.on_dead_letter,
+                Advisories.of(router),
             )
             token = current_bus.set(bus)
             try:

@@ -12,6 +12,15 @@ from ._names.interest import Interest
 from ._names.pattern import ExactPath
 
 
+def check_overflow(interest: Interest, overflow: Overflow) -> None:
+    """Require that the bus's own events make no sender wait."""
+    if overflow is Overflow.BLOCK and interest.includes_bus:
+        raise ValueError(
+            f"a subscription to {str(interest.system)!r} matches the bus's own events, which wait "
+            "for nobody: choose another overflow= than Overflow.BLOCK"
+        )
+
+
 @final
 @attrs.frozen
 class Terms:
@@ -36,14 +45,15 @@ class Terms:
 
         Raises:
           TypeError: If something is of the wrong type.
-          ValueError: If `max_buffer_size` is less than 1, or `history` doesn't keep all of the
-            events.
+          ValueError: If `max_buffer_size` is less than 1, the bus's own events would make senders
+            wait, or `history` doesn't keep all of the events.
           InvalidPatternError: If a text is not a pattern.
         """
         check_count("max_buffer_size", max_buffer_size)
         if not isinstance(overflow, Overflow):
             raise TypeError(f"overflow must be an Overflow, not {overflow!r}")
         interest = Interest.of(system, kind, path)
+        check_overflow(interest, overflow)
         if history is not None:
             check_history(history, interest)
         return Terms(interest, max_buffer_size, overflow, history)

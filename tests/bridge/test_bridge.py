@@ -220,6 +220,35 @@ async def test_a_request_that_no_process_answers_waits_for_its_deadline(
             await bus.request("doors", "open", "/door/1")
 
 
+async def test_instruments_are_told_of_what_a_bridge_brings(memory: MemoryLog) -> None:
+    class Witness(events.Instrument):
+        def __init__(self) -> None:
+            self.told: list[tuple[str, str]] = []
+
+        def before_send(self, event: Event[Any]) -> None:
+            self.told.append(("before", trio.lowlevel.current_task().name))
+
+        def after_send(self, event: Event[Any], error: BaseException | None) -> None:
+            self.told.append(("after", repr(error)))
+
+        def event_received(self, event: Event[Any], subscription: Any) -> None:
+            self.told.append(("received", event.path))
+
+    witness = Witness()
+    async with two_buses(memory) as (one, other, exporting, following):
+        other.add_instrument(witness)
+        await exporting.export("s")
+        await following.follow("s")
+        subscription = await other.subscribe("s")
+        await one.send("s", "k", "/1")
+        await subscription.receive()
+    assert witness.told == [
+        ("before", "trio_events follow 's'"),
+        ("after", "None"),
+        ("received", "/1"),
+    ]
+
+
 # ---------------------------------------------------------------------------------------------
 # Exporting
 # ---------------------------------------------------------------------------------------------
@@ -1049,7 +1078,7 @@ async def test_a_bridge_can_be_closed_by_itself(
         assert await paths_in(memory) == ["/1"]
         assert repr(bridge) == "<Bridge 'shop' to memory, closed>"
         assert repr(follower).endswith("closed>")
-        assert bus.subscriptions() == []
+        assert bus.subscriptions() == ()
         await bridge.flush()
         for operation in (
             partial(bridge.export, "a"),
@@ -1200,7 +1229,7 @@ async def test_a_log_that_refuses_is_an_error_at_the_call(
         for operation in OPERATIONS[:3] + OPERATIONS[4:]:
             with pytest.raises(LogRefusedError, match="no"):
                 await operation(bridge)
-        assert bus.subscriptions() == []
+        assert bus.subscriptions() == ()
         assert bridge.statistics().connected
 
 
@@ -1320,7 +1349,7 @@ async def test_wrong_arguments_are_refused_before_anything_happens(
             except BaseException as failure:
                 failure.add_note(f"operation {index}")
                 raise
-        assert bus.subscriptions() == []
+        assert bus.subscriptions() == ()
 
 
 def test_nobody_else_makes_bridges_and_followers() -> None:

@@ -364,7 +364,7 @@ async def ask_what_there_is(stage: Stage) -> None:
     stage.bus.for_actor("somebody")
     assert stage.bus.is_wanted("a", "k", "/x")
     stage.bus.statistics()
-    assert stage.bus.subscriptions() == [stage.subscription, stage.witness]
+    assert stage.bus.subscriptions() == (stage.subscription, stage.witness)
     stage.subscription.statistics()
     stage.subscription.channel().statistics()
     repr((stage.bus, stage.subscription))

@@ -115,7 +115,7 @@ async def test_what_asks_in_the_middle_of_routing_gets_an_answer(
             await wait_all_tasks_blocked()
             trio.lowlevel.remove_instrument(interloper)
         assert answers == [True, True]
-        assert bus.subscriptions() == []
+        assert bus.subscriptions() == ()
 
 
 def test_a_step_needs_room_on_the_stack() -> None:

@@ -240,6 +240,7 @@ def test_the_numbers_of_a_bus_are_these_unless_told_otherwise() -> None:
         "drain_timeout": 10.0,
         "slow_handler_after": 10.0,
         "on_dead_letter": None,
+        "instruments": (),
     }
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 

@@ -396,7 +396,7 @@ async def test_a_history_is_no_subscription(autojump_clock: MockClock) -> None:
     async with open_event_bus(max_subscriptions=1) as bus:
         history = await bus.open_history("a", max_events=1)
         await bus.open_history("a")
-        assert bus.subscriptions() == []
+        assert bus.subscriptions() == ()
         statistics = bus.statistics()
         assert (statistics.open_subscriptions, statistics.open_histories) == (0, 2)
         for number in range(1000):  # it is full, and nobody waits

@@ -154,7 +154,8 @@ class RoutingMachine(RuleBasedStateMachine):
     def match(self, system: str, kind: str) -> None:
         route = self.table.match(system, kind)
         assert_right(route, self.model, system, kind)
-        assert self.table.match(system, kind) is route
+        if not system.startswith("$"):  # those are the bus's own, and routed anew each time
+            assert self.table.match(system, kind) is route
 
     @rule()
     def match_many(self) -> None:
@@ -163,9 +164,15 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(system=st.sampled_from(SYSTEMS), kind=st.sampled_from(KINDS))
     def peek(self, system: str, kind: str) -> None:
-        remembered = self.table.remembered
+        remembered = self.remembered()
         assert_right(self.table.peek(system, kind), self.model, system, kind)
-        assert self.table.remembered == remembered
+        # Nothing new is remembered. A route that is out of date is found anew, and when as many
+        # have been found as may be remembered, that forgets the others.
+        assert self.remembered() <= remembered
+
+    def remembered(self) -> set[tuple[str, str]]:
+        """The systems and kinds whose routes are remembered."""
+        return {(system, kind) for system, kinds in self.table.routes.items() for kind in kinds}
 
     @invariant()
     def it_counts_right(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +15,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_events as events
 
-from .test_live_page import TIME_LIMIT, Browser, Server, open_tab, serving
+from ..browser import needs_chromium, open_tab
+from .test_live_page import TIME_LIMIT, Browser, Server, serving
 
 DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "09_dashboard.py"
 
@@ -79,10 +79,7 @@ async def test_the_server_streams_the_state_and_then_each_change() -> None:
                 assert await stream.to_the_end() == b""
 
 
-@pytest.mark.skipif(
-    shutil.which("chromium") is None,
-    reason="there is no chromium on PATH (on Debian: apt-get install chromium)",
-)
+@needs_chromium
 async def test_the_page_begins_with_the_state_and_follows_it(tmp_path: Path) -> None:
     output = "document.getElementById('room %s')?.lastChild.textContent === '%s °C'"
     with trio.fail_after(TIME_LIMIT):

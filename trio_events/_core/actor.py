@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Container, MutableMapping
 from typing import Any, ClassVar, Final, Protocol, assert_never, final
@@ -13,6 +14,7 @@ import trio
 
 from .._errors import SubscriptionOverflowError
 from .._event import Event
+from .._instruments import Instruments
 from .._names.interest import Interest
 from .buffer import Buffer, End, Key, Overflow, key_of
 from .door import Door
@@ -22,7 +24,7 @@ from .pace import Pace
 from .pending import PendingRequests
 from .pending import Worker as TakesEvents
 from .readers import KnownReaders, Reader
-from .senders import Queue, Senders
+from .senders import Queue, Sender, Senders
 
 QUIET: Final = 1.0
 """Seconds without a loss after which an episode of loss can end."""
@@ -40,6 +42,14 @@ class Worker(TakesEvents, Protocol):
     @property
     def handler(self) -> Callable[[Event[Any]], Awaitable[object]]:
         """The handler."""
+
+    @property
+    def name(self) -> str:
+        """What the handler is called."""
+
+    @property
+    def treatment(self) -> str:
+        """What is done about an event that it could not handle."""
 
     @property
     def is_over(self) -> bool:
@@ -61,6 +71,10 @@ class Core:
     pace: Pace
     clock: Callable[[], float]
     requests: PendingRequests
+    instruments: Instruments
+    make_handle: Callable[[Any], Any]
+    """Makes what applications hold of an actor."""
+
     unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
         factory=WeakKeyDictionary, init=False
     )
@@ -99,6 +113,9 @@ class SubscriptionActor:
 
     buffer: Buffer
     core: Core
+    number: int
+    """Which one it is, in the order in which those of a bus were made."""
+
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
@@ -115,9 +132,13 @@ class SubscriptionActor:
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
     holds events, or is losing some."""
 
+    is_quick: bool = attrs.field(init=False)
+    """Whether nothing follows from taking an event: not `settle`, and no instrument is told."""
+
     _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
     _loss: Loss | None = attrs.field(default=None, init=False)
+    _handle: weakref.ref[Any] | None = attrs.field(default=None, init=False)  # once it is closed
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)  # its task, if so
     _alarm: float = attrs.field(default=math.inf, init=False)  # when the task is to wake
@@ -131,6 +152,30 @@ class SubscriptionActor:
     def tasks_waiting_send(self) -> int:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length
+
+    def __attrs_post_init__(self) -> None:
+        self.is_quick = not self.core.instruments.watched_reads
+
+    def waiting_senders(self) -> list[Sender]:
+        """They, in the order of their arrival."""
+        return [] if self._queue is None else list(self._queue)
+
+    @property
+    def handle(self) -> Any:
+        """What applications hold of it; the same object for as long as anything refers to it."""
+        handle = self.open_among.get(self) or (self._handle and self._handle())
+        if handle is None:
+            handle = self.core.make_handle(self)
+            if self.closed:
+                self._handle = weakref.ref(handle)
+            else:
+                self.open_among[self] = handle
+        return handle
+
+    def tell(self, fact: str, *more: object) -> None:
+        """Tell the instruments something about this subscription."""
+        if self.core.instruments.active:
+            self.core.instruments.tell(fact, self.handle, *more)
 
     @property
     def interests(self) -> Collection[Interest]:
@@ -206,6 +251,7 @@ class SubscriptionActor:
         if now >= max(sender.next_look, queue.next_look):
             waited = now - sender.since
             self.core.notices.add(SendersStalled(self, queue.length, waited))
+            self.tell("senders_stalled", waited)
             sender.note_look(now)
             queue.next_look = now + 1
         if not self.core.senders.end_hopeless(now):
@@ -252,7 +298,7 @@ class SubscriptionActor:
         if buffer.dropped > dropped:
             self._lose(dropped)
         elif buffer.overflow is Overflow.BLOCK and buffer.room <= 0:
-            self.must_settle = True
+            self.must_settle, self.is_quick = True, False
             if not self.closed:
                 if self._queue is None:
                     self._queue = Queue(self)
@@ -283,16 +329,21 @@ class SubscriptionActor:
           trio.ClosedResourceError: After `discard`.
         """
         front = self.buffer.front
-        if front and (not self.must_settle or self.buffer.is_overfull):
+        if front and self.is_quick:
             return front.pop()
-        try:
-            with self.core.notices:
-                event = self.buffer.take()
-                if self.must_settle:
-                    self.settle()
-                return event
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise self._end() from None
+        if front and (not self.must_settle or self.buffer.is_overfull):
+            event = front.pop()
+        else:
+            try:
+                with self.core.notices:
+                    event = self.buffer.take()
+                    if self.must_settle:
+                        self.settle()
+            except (trio.EndOfChannel, trio.ClosedResourceError):
+                raise self._end() from None
+        if self.core.instruments.watched_reads:
+            self._tell_received(event)
+        return event
 
     def take_list(self, max_size: int | None) -> list[Event[Any]]:
         """The next events, at least one and at most `max_size`. Raises as `take`."""
@@ -301,9 +352,18 @@ class SubscriptionActor:
                 events = self.buffer.take_list(max_size)
                 if self.must_settle:
                     self.settle()
-                return events
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
+        if self.core.instruments.watched_reads:
+            self._tell_received(*events, is_list=True)
+        return events
+
+    def _tell_received(self, *events: Event[Any], is_list: bool = False) -> None:
+        instruments, handle = self.core.instruments, self.handle
+        instruments.is_of_list = is_list
+        for event in events:
+            for told in instruments.told["event_received"]:
+                told(event, handle)
 
     def _end(self) -> Exception:
         match self.buffer.end_reason:
@@ -336,9 +396,11 @@ class SubscriptionActor:
                     self.buffer.set_aside(event)
                 if self.must_settle:
                     self.settle()
-                return event
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._end() from None
+        if self.core.instruments.watched_reads:
+            self._tell_received(event)
+        return event
 
     def take_aside(self, key: Key) -> Event[Any] | None:
         """The next event of a system and path that was set aside, or None if there is none."""
@@ -348,7 +410,9 @@ class SubscriptionActor:
                 self.settle()
             if not self.buffer.is_empty:  # a held event may have come into the room for it
                 self._dismiss_readers()
-            return event
+        if event is not None and self.core.instruments.watched_reads:
+            self._tell_received(event)
+        return event
 
     async def wait_for_events(self) -> None:
         """Wait until `take` doesn't raise WouldBlock. A checkpoint if it waits."""
@@ -366,6 +430,8 @@ class SubscriptionActor:
                 except trio.WouldBlock:
                     pass
             if events := await self._wait(1):
+                if self.core.instruments.watched_reads:
+                    self._tell_received(*events)
                 return events[0]
 
     async def receive_list(self, max_size: int | None) -> list[Event[Any]]:
@@ -377,6 +443,8 @@ class SubscriptionActor:
                 except trio.WouldBlock:
                     pass
             if events := await self._wait(max_size):
+                if self.core.instruments.watched_reads:
+                    self._tell_received(*events, is_list=True)
                 # What came after them, before this turn, would be worth a turn of its own.
                 if max_size is None and not self.readers and not self.buffer.is_empty:
                     events += self.take_list(None)
@@ -409,9 +477,17 @@ class SubscriptionActor:
             with self.core.notices:
                 self.closed = True
                 self.core.inbox.post(Unsubscribe(self, tuple(self.interests), final=True))
-                self.open_among.pop(self, None)
                 self.core.senders.release(self)
                 self._scope.cancel()
+                self.leave()
+                self.core.instruments.on_interests(self)
+
+    def leave(self) -> None:
+        """It is closed, so it is none of the open ones any more. Within a step."""
+        handle = self.open_among.pop(self, None)
+        if handle is not None:
+            self._handle = weakref.ref(handle)
+        self.tell("subscription_closed")
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, where: str) -> None:
@@ -462,6 +538,7 @@ class SubscriptionActor:
         if self in senders.full and buffer.room > 0 and senders.make_room(self, buffer.room):
             self._watch_senders(senders.full[self])
         self.must_settle = self in senders.full or bool(buffer.held) or self._loss is not None
+        self.is_quick = not self.must_settle and not self.core.instruments.watched_reads
 
     def _dismiss_readers(self) -> None:
         while self.readers:
@@ -473,9 +550,10 @@ class SubscriptionActor:
         now = self.core.clock()
         if self._loss is None:
             self._loss = Loss(dropped_before, now)
-            self.must_settle = True
+            self.must_settle, self.is_quick = True, False
             buffer = self.buffer
             self.core.notices.add(LossBegan(self, buffer.unread, buffer.overflow.value))
+            self.tell("loss_began")
             self.set_alarm(now + QUIET)
         self._loss.latest = now
         if self.buffer.end_reason is End.OVERFLOW:
@@ -494,3 +572,4 @@ class SubscriptionActor:
             lost = self.buffer.dropped - self._loss.dropped_before
             self._loss = None
             self.core.notices.add(LossEnded(self, lost))
+            self.tell("loss_ended", lost)

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from .._errors import BusClosedError, NoBusError
+from .._instruments import NOWHERE
 
 Admits: TypeAlias = Callable[[trio.lowlevel.Task | None], bool]
 """Whether a task, or the running one if it is None, may use the bus."""
@@ -22,7 +23,13 @@ class Door:
     """Where every operation of the bus passes. Synchronous, and nothing has happened before."""
 
     _token: trio.lowlevel.TrioToken | None
-    _thread: int = attrs.field(factory=get_ident, init=False)
+    home: int = attrs.field(factory=get_ident, init=False)
+    """The thread of the bus."""
+
+    thread: int = attrs.field(init=False)
+    """The thread in which operations are admitted: `home`, or `NOWHERE` while a method of an
+    instrument runs. So that costs callers nothing."""
+
     is_open: bool = attrs.field(default=True, init=False)
     """Whether everybody may use the bus."""
 
@@ -33,13 +40,27 @@ class Door:
     _reason: str = attrs.field(default="", init=False)  # why not everybody may
     _errors: weakref.WeakSet[BusClosedError] = attrs.field(factory=weakref.WeakSet, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self.thread = self.home
+
+    def check_unlocked(self) -> None:
+        """Require that the caller isn't a method of an instrument.
+
+        Raises:
+          RuntimeError: If it is.
+        """
+        if self.thread == NOWHERE and get_ident() == self.home:
+            raise RuntimeError("an instrument must not use the bus that it watches")
+
     def check_here(self) -> None:
         """Require that the caller is in the thread of the bus.
 
         Raises:
           NoBusError: If not.
+          RuntimeError: If the caller is a method of an instrument.
         """
-        if get_ident() != self._thread:
+        if get_ident() != self.thread:
+            self.check_unlocked()
             raise NoBusError(
                 "this must be called in the trio run of the bus; from elsewhere, use send_soon "
                 "or trio.from_thread"

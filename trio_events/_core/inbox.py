@@ -76,6 +76,10 @@ class Inbox:
     size: int
     """Events at which senders begin to wait."""
 
+    direct_size: int = attrs.field(init=False)
+    """Messages below which a sender may add an event itself: `size`, or none while instruments
+    watch the sends."""
+
     messages: list[Message] = attrs.field(factory=list, init=False)
     controls: int = attrs.field(default=0, init=False)
     """Messages among them that are no events, and change the routing table."""
@@ -89,6 +93,7 @@ class Inbox:
     rx: trio.MemoryReceiveChannel[list[Message]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.direct_size = self.size
         self._tx, self.rx = trio.open_memory_channel(1)
 
     @property

@@ -238,6 +238,20 @@ class EventsLeft:
         return f"{self.subscription.description()}: {self.reason}; unread events: {self.events}"
 
 
+@final
+@attrs.frozen
+class InstrumentFailed:
+    """A method of an instrument raised, so the instrument was removed."""
+
+    level: ClassVar = logging.ERROR
+    instrument: str
+    method: str
+    error: BaseException
+
+    def __str__(self) -> str:
+        return f"{self.instrument}.{self.method} raised, so the bus goes on without the instrument"
+
+
 Notice: TypeAlias = (
     LossBegan
     | LossEnded
@@ -252,12 +266,13 @@ Notice: TypeAlias = (
     | ConsumerCancelled
     | EventsLeft
     | BridgeReport
+    | InstrumentFailed
 )
 
 
 def log_notice(notice: Notice) -> None:
     """Write a notice to the log."""
-    error = notice.error if isinstance(notice, HandlerFailed) else None
+    error = notice.error if isinstance(notice, HandlerFailed | InstrumentFailed) else None
     log = _bridge_log if isinstance(notice, BridgeReport) else _log
     log.log(notice.level, "%s", notice, exc_info=error)
 

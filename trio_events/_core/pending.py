@@ -13,6 +13,7 @@ import trio
 
 from .._errors import DeadlockError, RequestFailedError
 from .._event import Event
+from .._instruments import Instruments
 from .._names.pattern import Pattern
 from .._names.routing import Route
 from .deadlock import gives_up, next_look
@@ -40,6 +41,10 @@ class Holder(Hashable, Protocol):
     @property
     def worker(self) -> Worker | None:
         """What calls its handler, if it has one."""
+
+    @property
+    def handle(self) -> object:
+        """What applications hold of it."""
 
     def description(self) -> str:
         """Its patterns, and the line that subscribed."""
@@ -238,6 +243,7 @@ class PendingRequests:
     _clock: Callable[[], float]
     _notices: Notices
     _door: Door
+    _instruments: Instruments
     waiting: dict[_Key, dict[str, dict[PendingRequest, None]]] = attrs.field(
         factory=dict, init=False
     )
@@ -434,11 +440,10 @@ class PendingRequests:
         for requests in due.values():
             first = requests[0]
             assert first.event is not None
-            self._notices.add(
-                RequestsStalled(
-                    names_of(first.event), len(requests), now - first.since, first.whereabouts()
-                )
-            )
+            waiting, waited, whereabouts = len(requests), now - first.since, first.whereabouts()
+            notice = RequestsStalled(names_of(first.event), waiting, waited, whereabouts)
+            self._notices.add(notice)
+            self._instruments.tell("requests_stalled", first.event, waiting, waited, whereabouts)
         for request in self._pending:
             if request.next_look <= now:
                 following = request.since + next_look(now - request.since)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Final, final
 
 import attrs
 import trio
 
 from .._event import Event
-from .._names.interest import Interest
+from .._instruments import Instruments
+from .._names.interest import BUS, Interest
 from .._names.pattern import plain_name
 from .._names.routing import Route, RoutingTable
 from .actor import Core, SubscriptionActor
@@ -51,6 +53,10 @@ class Router:
     unmatched: int = attrs.field(default=0, init=False)
     _routed: int = attrs.field(default=0, init=False)
     _is_routing: bool = attrs.field(default=False, init=False)
+    _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.core.instruments.on_change = self._heed_instruments
 
     @staticmethod
     def of(
@@ -58,14 +64,16 @@ class Router:
         pace: Pace,
         token: trio.lowlevel.TrioToken | None = None,
         clock: Callable[[], float] = trio.current_time,
+        make_handle: Callable[[SubscriptionActor], Any] = lambda actor: actor,
     ) -> Router:
         """A router with all that belongs to it, for the running thread."""
-        notices, table = Notices(), RoutingTable[Recipient]()
+        notices, door, table = Notices(), Door(token), RoutingTable[Recipient]()
+        instruments = Instruments(notices, door)
         inbox = Inbox(inbox_size)
-        door = Door(token)
-        requests = PendingRequests(clock, notices, door)
-        senders = Senders(inbox, table, clock, requests)
-        return Router(Core(inbox, door, senders, notices, pace, clock, requests), table)
+        requests = PendingRequests(clock, notices, door, instruments)
+        senders = Senders(inbox, table, clock, requests, instruments)
+        core = Core(inbox, door, senders, notices, pace, clock, requests, instruments, make_handle)
+        return Router(core, table)
 
     # The actor
 
@@ -133,6 +141,8 @@ class Router:
         answers = (requests.underway or requests.waiting) and requests.see(event, route)
         if not recipients and not answers:
             self.unmatched += 1
+        if self.core.instruments.watched_routes:
+            self._tell_routed([event], route, {id(event)} if answers else ())
         for recipient in recipients:
             recipient.deliver([event])
 
@@ -161,10 +171,31 @@ class Router:
         elif not route.items:
             self.unmatched += len(run)
         requests = self.core.requests
+        answers: set[int] = set()  # the identities of events that answer requests
         if requests.underway or requests.waiting:
             for event in run:
-                if requests.see(event, route) and not route.recipients(event.path):
-                    self.unmatched -= 1
+                if requests.see(event, route):
+                    answers.add(id(event))
+                    if not route.recipients(event.path):
+                        self.unmatched -= 1
+        if self.core.instruments.watched_routes:
+            self._tell_routed(run, route, answers)
+
+    def _tell_routed(
+        self, events: list[Event], route: Route[Recipient], answers: Container[int]
+    ) -> None:
+        """Tell instruments who gets these events. The bus's own ones aren't told of."""
+        tell = self.core.instruments.tell
+        for (system, _), group in itertools.groupby(events, lambda e: (e.system, e.kind)):
+            if system == BUS:
+                continue
+            run = tuple(group)
+            for some in [(event,) for event in run] if route.by_path else [run]:
+                found = route.recipients(some[0].path)
+                handles = [r.holder.handle for r in found if r.holder is not None]
+                tell("events_routed", some, tuple(handles))
+                if not found and (rest := tuple(e for e in some if id(e) not in answers)):
+                    tell("events_unmatched", rest)
 
     def _deliver(self, pending: dict[Recipient, list[Event]]) -> None:
         for recipient, events in pending.items():
@@ -215,15 +246,19 @@ class Router:
     ) -> SubscriptionActor:
         """A subscription that is not open yet."""
         buffer = Buffer(max_buffer_size, overflow)
-        return actor_type(interest, origin, buffer, self.core, self.subscriptions)
+        number = next(self._numbers)
+        return actor_type(interest, origin, buffer, self.core, number, self.subscriptions)
 
     def open_waiter(
         self, interest: Interest, origin: str, max_unread: int, source: Source | None = None
     ) -> SubscriptionActor:
         """A subscription without a task, which never makes a sender wait."""
         buffer = Buffer(max_unread, Overflow.CLOSE)
-        waiter = SubscriptionActor(interest, origin, buffer, self.core, self.waiters)
-        self.open(waiter, source=source)
+        number = next(self._numbers)
+        waiter = SubscriptionActor(interest, origin, buffer, self.core, number, self.waiters)
+        with self.core.notices:
+            self.open(waiter, source=source)
+            waiter.tell("subscription_opened")
         return waiter
 
     def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
@@ -274,6 +309,7 @@ class Router:
             for interest in subscription.interests:
                 self.core.inbox.post(Subscribe(subscription, interest, source))
             subscription.open_among[subscription] = handle
+            self.core.instruments.on_interests(subscription)
             if source is not None:
                 self.route_inbox()  # so that nothing can be forgotten before
 
@@ -282,12 +318,14 @@ class Router:
         with self.core.notices:
             self.core.inbox.post(Subscribe(history, interest))
             self.histories[history] = None
+            self.core.instruments.on_interests(history)
 
     def add_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match more, from now on."""
         with self.core.notices:
             subscription.change_interests()[interest] = None
             self.core.inbox.post(Subscribe(subscription, interest))
+            self.core.instruments.on_interests(subscription)
             self.route_inbox()  # so that senders of what it now matches see that it is full
 
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
@@ -295,6 +333,7 @@ class Router:
         with self.core.notices:
             del subscription.change_interests()[interest]
             self.core.inbox.post(Unsubscribe(subscription, (interest,), final=False))
+            self.core.instruments.on_interests(subscription)
             self.route_inbox()
             self.core.senders.reconsider(subscription)
 
@@ -313,6 +352,13 @@ class Router:
         # Peek, so that asking leaves no remembered route behind.
         return self.table.peek(system, kind).recipients(path)
 
+    def _heed_instruments(self) -> None:
+        """Take the ways on which instruments are told of what they watch, and no others."""
+        instruments, inbox = self.core.instruments, self.core.inbox
+        inbox.direct_size = 0 if instruments.watched_sends else inbox.size
+        for subscription in (*self.subscriptions, *self.waiters):
+            subscription.is_quick = not (subscription.must_settle or instruments.watched_reads)
+
     @property
     def accepted(self) -> int:
         """How many events have been accepted."""
@@ -330,19 +376,24 @@ class Router:
         if self.core.door.closed:
             return
         with self.core.notices:
+            self.core.instruments.tell("bus_closing")
             self.core.door.close(reason)
             self.core.senders.dismiss(self.core.door)
             self.core.senders.full.clear()
             # All at once, or 100,000 would take seconds to be removed from the table one by one.
             ending: list[Recipient] = [*self.subscriptions, *self.waiters, *self.histories]
-            self.subscriptions.clear()
-            self.waiters.clear()
-            self.histories.clear()
             for recipient in ending:
                 recipient.closed = True
+            for subscription in (*self.subscriptions, *self.waiters):
+                subscription.leave()
+            self.histories.clear()
+            if self.core.instruments.active:
+                for recipient in ending:
+                    self.core.instruments.on_interests(recipient)
             self.route_inbox()
             self.core.requests.close()
             self.table.clear()
             for recipient in ending:
                 recipient.end()
             self.core.inbox.close()
+            self.core.instruments.tell("bus_closed")

@@ -14,6 +14,7 @@ import trio
 
 from .._errors import DeadlockError
 from .._event import Event
+from .._instruments import Instruments
 from .._names.interest import Interest
 from .._names.routing import RoutingTable
 from .deadlock import gives_up, hopeless_waits, next_look
@@ -177,6 +178,7 @@ class Senders:
     _table: RoutingTable[Recipient]
     _clock: Callable[[], float]
     _requests: PendingRequests
+    _instruments: Instruments
     full: dict[Recipient, Queue] = attrs.field(factory=dict, init=False)
     """The recipients that stop senders: those without room, and those for whose room a sender
     already waits, so that no newcomer goes first."""
@@ -297,12 +299,15 @@ class Senders:
         )
         for wait in map(waiting.__getitem__, verdict):
             if isinstance(wait, PendingRequest):
+                assert wait.event is not None
+                self._instruments.tell("deadlock_refused", wait.event, wait.whereabouts())
                 wait.fail(deadlock_error(wait))
             else:
                 assert wait.queue is not None
                 assert wait.queue.owner is not None
                 owner = wait.queue.owner
                 of_its_own = list(owner.known_readers) == [wait.task]
+                self._instruments.tell("deadlock_refused", wait.event, owner.description())
                 wait.wake(_deadlock_error(wait.event, owner, of_its_own=of_its_own))
         return True
 

@@ -17,6 +17,7 @@ from .._core.notices import HandlerEnded, HandlerFailed, HandlerLasts, WorkLeft
 from .._core.pending import Answer, Held, PendingRequest, names_of
 from .._errors import EventBusError
 from .._event import Event
+from .._instruments import Instruments
 from .._requests import Outcome, Reject, is_reply
 from .._subscription import Subscription
 from .quiet import OwnedTask
@@ -65,6 +66,7 @@ class HandlerActor:
     _on_dead_letter: DeadLetterHook | None
     _report_after: float
     _reply: Reply | None = None  # if the handler is a responder
+    _instruments: Instruments = attrs.field(init=False)  # one look-up less for each call
     handling: int = attrs.field(default=0, init=False)
     """Calls that are running."""
 
@@ -85,11 +87,22 @@ class HandlerActor:
         self._will_look = self._report_after == math.inf  # then it need not ask for it
         if self._registration.ordered and self._registration.concurrency > 1:
             self._busy = set()
+        self._instruments = self.actor.core.instruments
 
     @property
     def handler(self) -> Handler:
         """What is called."""
         return self._registration.handler
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return name_of(self.handler)
+
+    @property
+    def treatment(self) -> str:
+        """What is done about an event that it could not handle."""
+        return type(verdict_of(self._registration.on_error)).__name__
 
     @property
     def is_over(self) -> bool:
@@ -126,6 +139,7 @@ class HandlerActor:
                 lasted = now - owned.since
                 notice = HandlerLasts(self.actor, owned.name, names_of(event), lasted)
                 self.actor.core.notices.add(notice)
+                self.actor.tell("handler_slow", event, lasted)
                 owned.next_report = max(now + lasted, math.nextafter(now, math.inf))
         if calls:
             self._will_look = True
@@ -176,7 +190,7 @@ class HandlerActor:
         await next(self.actor.core.pace.steps)()
         if self._busy is None and not self._taking:
             front = self.actor.buffer.front  # as in `EventIterator`
-            event = front.pop() if front and not self.actor.must_settle else None
+            event = front.pop() if front and self.actor.is_quick else None
             if event is not None:
                 return event
         while self._taking:
@@ -238,7 +252,10 @@ class HandlerActor:
                 reply: tuple[Outcome, object] | None = None
                 try:
                     if self._reply is None:
-                        await unprotected(self._registration.handler, event)
+                        if self._instruments.watched_calls:
+                            await self._watched(event)
+                        else:
+                            await unprotected(self._registration.handler, event)
                     elif request is not None or not is_reply(event.kind):
                         reply = await self._respond(event)
                         if request is not None and request.answer is Answer.MISSING:
@@ -266,6 +283,12 @@ class HandlerActor:
         if request is not None:
             request.note_progress(self.actor, Held.PASSED_ON)
 
+    async def _watched(self, event: Event[Any]) -> object:  # noqa: ASYNC910  # as `_handle`
+        """Call the handler, and tell instruments before and after."""
+        about = event, self._subscription
+        with self._instruments.around("before_handler", "after_handler", *about):
+            return await unprotected(self._registration.handler, event)
+
     async def _treat(  # noqa: ASYNC910  # there may be nothing to wait for
         self, event: Event[Any], caught: BaseException, attempt: float
     ) -> float | None:
@@ -282,11 +305,13 @@ class HandlerActor:
             pause = None
             policy = self._registration.on_error
             if isinstance(policy, Retry) and attempt < policy.attempts and policy.covers(failure):
+                self.actor.tell("handler_failed", event, failure, type(policy).__name__)
                 pause = policy.pause(int(attempt))
                 again = f", again in {pause:.3g} s" if rest is None else ""
                 self._report(event, failure, f"; attempt {attempt} of {policy.attempts}{again}")
             else:
                 verdict = verdict_of(policy)
+                self.actor.tell("handler_failed", event, failure, self.treatment)
                 await self._give_up(event, failure, verdict)
                 if isinstance(verdict, Propagate):
                     raise caught
@@ -323,15 +348,20 @@ class HandlerActor:
             except Exception as error:  # noqa: BLE001  # the failure itself is what matters
                 self._report(event, error, "; there is no reply")
         self.actor.core.requests.let_go((event,), self.actor)
+        letter = DeadLetter(event, failure, self._subscription)
+        self._instruments.tell("event_failed", letter)
         if self._on_dead_letter is not None:
-            await _tell(self._on_dead_letter, DeadLetter(event, failure, self._subscription))
+            await _tell(self._on_dead_letter, letter)
 
     # Responders
 
     async def _respond(self, event: Event[Any]) -> tuple[Outcome, object]:
         """Call the responder; returns what to reply."""
         try:
-            data = await unprotected(self.handler, event)
+            if self._instruments.watched_calls:
+                data = await self._watched(event)
+            else:
+                data = await unprotected(self.handler, event)
         except (Reject, ExceptionGroup) as error:
             rejections = [leaf for leaf in leaves(error) if isinstance(leaf, Reject)]
             if len(rejections) < len(list(leaves(error))):

@@ -197,6 +197,7 @@ class Staff:
         self.route_accepted()  # or that would let senders in while they are dismissed
         self._router.restrict(self.includes, reason)
         self._nursery.start_soon(self._drain, name="trio_events drain")
+        self._router.core.instruments.tell("draining_began")
 
     async def _drain(self) -> None:
         with trio.move_on_after(self._drain_timeout):

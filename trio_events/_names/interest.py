@@ -19,6 +19,9 @@ from .pattern import (
 _EVERY_NAME: Final = Pattern.parse(MANY)
 _EVERY_PATH: Final = Pattern._of(MANY, "/")
 
+BUS: Final = "$bus"
+"""The system of the bus's own events."""
+
 
 @final
 @attrs.frozen
@@ -76,6 +79,11 @@ class Interest:
         return self.system._matches_checked(system) and (
             self.kind is None or self.kind._matches_checked(kind)
         )
+
+    @property
+    def includes_bus(self) -> bool:
+        """Whether some of the bus's own events are wanted."""
+        return BUS in str(self.system) and self.system._matches_checked(BUS)
 
     def covers(self, other: Interest) -> bool:
         """Whether every event that the other one wants is wanted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, final
 
 from .errors import PolicyDeniedError
@@ -22,7 +23,7 @@ class Permits:
       actor: The name of the actor, a plain text.
     """
 
-    __slots__ = ("_answers", "actor", "policy")
+    __slots__ = ("_answers", "actor", "on_denied", "policy")
 
     def __init__(
         self,
@@ -32,12 +33,16 @@ class Permits:
     ) -> None:
         self.policy = policy
         self.actor = actor
+        self.on_denied: Callable[[str, Action, str], None] | None = None
+        """Called before an error is raised: with actor, action and system."""
         # Whether each actor may send to each system, as a stable policy answered.
         self._answers = {} if answers is None else answers
 
     def for_actor(self, actor: str) -> Permits:
         """Those of another actor, asked of the same policy."""
-        return Permits(self.policy, actor, self._answers)
+        permits = Permits(self.policy, actor, self._answers)
+        permits.on_denied = self.on_denied
+        return permits
 
     def check_send(self, system: str) -> None:
         """Require that the actor may send to a system.
@@ -76,6 +81,8 @@ class Permits:
         return allowed
 
     def _denied(self, action: Action, system: str) -> PolicyDeniedError:
+        if self.on_denied is not None:
+            self.on_denied(self.actor, action, system)
         verb = "send to" if action is Action.SEND else "subscribe to"
         explain = getattr(self.policy, "explain", None)
         reason = f": {explain(self.actor, action, system)}" if callable(explain) else ""

@@ -207,7 +207,7 @@ class RoutingTable(Generic[T]):
             self.forget_routes()
 
     def match(self, system: str, kind: str) -> Route[T]:
-        """The route of a system and a kind, which is remembered.
+        """The route of a system and a kind, which is remembered unless the system is reserved.
 
         Args:
           system: A name; it isn't checked here.
@@ -244,6 +244,8 @@ class RoutingTable(Generic[T]):
         return Route(system, kind, ends, self._places, self._version)
 
     def _remember(self, system: str, kind: str) -> Route[T]:
+        if system.startswith("$"):  # so that no remembered route makes it a name to send to
+            return self._find(system, kind)
         if self._walks >= self._max_remembered:
             self.forget_routes()
         self._walks += 1

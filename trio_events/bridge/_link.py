@@ -188,10 +188,11 @@ class Link:
         """`EventBus.send`, for an event that has been checked and comes from the log."""
         core = self.bus._core
         await next(core.pace.steps)()
-        sender = self.bus._router.offer(event, wait=True)
-        if sender is not None:
-            await sender.wait()
-            core.pace.restart()
+        with core.instruments.around("before_send", "after_send", event):
+            sender = self.bus._router.offer(event, wait=True)
+            if sender is not None:
+                await sender.wait()
+                core.pace.restart()
 
     async def bury(self, letter: DeadLetter) -> None:
         """Tell the bus's hook about a dead letter. A checkpoint, always."""

@@ -1,0 +1,269 @@
+"""The commands map, top and graph."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from rich.console import Console
+from trio.testing import wait_all_tasks_blocked
+
+from trio_events import Overflow, _supervisor, open_event_bus
+from trio_events.__main__ import main
+from trio_events.devtools import serve_map
+from trio_events.devtools._client import MapError, ask, fetch
+from trio_events.devtools._script import run_script
+from trio_events.devtools._top import Rates, bar, order, top
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+TIME_LIMIT = 60
+
+
+async def run_shop(url_to: trio.MemorySendChannel[str]) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        url = await nursery.start(serve_map, bus)
+        await bus.subscribe("orders", max_buffer_size=1)
+        await bus.subscribe("mail", max_buffer_size=1, overflow=Overflow.DROP_OLDEST)
+        for _ in range(3):
+            await bus.send("mail", "mail.queued", "/1")
+        await bus.send("orders", "order.placed", "/1")
+        await wait_all_tasks_blocked(0.01)
+        nursery.start_soon(bus.send, "orders", "order.placed", "/2")
+        await url_to.send(url)
+        await trio.sleep_forever()
+
+
+async def test_top_without_a_terminal_prints_one_table() -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            sending, receiving = trio.open_memory_channel[str](1)
+            nursery.start_soon(run_shop, sending)
+            url = await receiving.receive()
+            out = io.StringIO()
+            await top(url, Console(file=out, width=160))
+            lines = out.getvalue().splitlines()
+            assert lines[0].startswith("trio_events top")
+            assert "1 waiting to send" in lines[0]
+            assert lines[2].split()[:3] == ["READER", "READS", "IN/S"]
+            assert "orders" in lines[3]  # what is stuck comes first
+            assert "1 for " in lines[3]
+            assert "mail" in lines[4]
+            assert any("holds up" in line for line in lines)
+            nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A terminal as stdin; the other end of it."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as stdin, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        yield ours
+    os.close(ours)
+
+
+async def test_top_on_a_terminal_goes_on_until_q(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trio.fail_after(TIME_LIMIT), terminal(monkeypatch) as keyboard:
+        async with trio.open_nursery() as nursery:
+            sending, receiving = trio.open_memory_channel[str](1)
+            nursery.start_soon(run_shop, sending)
+            url = await receiving.receive()
+            out = io.StringIO()
+
+            async def type_keys() -> None:
+                while "holds up" not in out.getvalue():  # noqa: ASYNC110  # nobody tells of that
+                    await trio.sleep(0.01)
+                os.write(keyboard, b"xq")
+
+            nursery.start_soon(type_keys)
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
+            nursery.cancel_scope.cancel()
+
+
+async def test_top_on_a_terminal_ends_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trio.fail_after(TIME_LIMIT), terminal(monkeypatch):
+        async with trio.open_nursery() as nursery:
+            sending, receiving = trio.open_memory_channel[str](1)
+            scope = trio.CancelScope()
+
+            async def shop() -> None:
+                with scope:
+                    await run_shop(sending)
+
+            nursery.start_soon(shop)
+            url = await receiving.receive()
+            out = io.StringIO()
+
+            async def end() -> None:
+                while "holds up" not in out.getvalue():  # noqa: ASYNC110  # as above
+                    await trio.sleep(0.01)
+                scope.cancel()
+
+            nursery.start_soon(end)
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
+
+
+async def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            sending, receiving = trio.open_memory_channel[str](1)
+            nursery.start_soon(run_shop, sending)
+            url = await receiving.receive()
+            status = await trio.to_thread.run_sync(main, ["graph", url])
+            nursery.cancel_scope.cancel()
+    assert status == 0
+    assert capsys.readouterr().out.startswith("flowchart LR\n")
+
+
+PROGRAM = """
+import sys, trio, trio_events as events
+async def main():
+    async with events.open_event_bus() as bus:
+        await trio.sleep(0.2)
+        print(sys.argv, __name__)
+    if "fail" in sys.argv:
+        raise ZeroDivisionError
+trio.run(main)
+"""
+
+
+def test_map_runs_a_program_and_says_where_the_map_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    supervise, argv, path = _supervisor._supervise, sys.argv, sys.path
+    assert main(["map", str(script), "one", "--two"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{[str(script), 'one', '--two']} __main__\n"
+    assert printed.err.startswith("The map of the bus: http://127.0.0.1:")
+    with pytest.raises(ZeroDivisionError):
+        run_script(str(script), ["fail"], io.StringIO())
+    assert (_supervisor._supervise, sys.argv, sys.path) == (supervise, argv, path)
+
+
+def test_map_of_a_program_that_is_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text("raise KeyboardInterrupt")
+    assert main(["map", str(script)]) == 130
+    assert main(["map", str(tmp_path / "none.py")]) == 1
+    assert "can't read" in capsys.readouterr().err
+
+
+def test_the_examples_run_in_front_of_the_map() -> None:
+    for example in ("checkout.py", "01_hello.py"):
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_events", "map", EXAMPLES / example],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["top", "graph"])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nonsense", "is not the URL of a live map"),
+        ("http://127.0.0.1:99999/x/", "is not the URL of a live map"),
+        ("https://127.0.0.1:1/x/", "is not the URL of a live map"),
+        ("http://127.0.0.1:1/x/", "has the program ended?"),
+    ],
+)
+def test_a_url_without_a_map_is_said_in_one_line(
+    command: str, url: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, url]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert says in printed.err
+    assert printed.err.count("\n") == 1
+
+
+async def test_a_wrong_path_is_no_map() -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            url = await nursery.start(serve_map, bus)
+            with pytest.raises(MapError, match="404"):
+                await fetch(url[:-5] + "/", "mermaid")
+            nursery.cancel_scope.cancel()
+
+
+async def serve_raw(  # noqa: ASYNC114  # it is started in a nursery
+    data: bytes, *, task_status: trio.TaskStatus[int]
+) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(data)
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    task_status.started(listener.socket.getsockname()[1])
+    await trio.serve_listeners(answer, [listener])
+
+
+HEAD = b"HTTP/1.1 200 \r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense\r\n\r\n", HEAD, HEAD + b"data: {"])
+async def test_a_program_that_ends_is_the_end_of_the_answer(data: bytes) -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve_raw, data)
+            async with ask(f"http://127.0.0.1:{port}/x/", "stream") as answer:
+                assert await answer.state() is None
+            with pytest.raises(MapError, match="has ended"):
+                await top(f"http://127.0.0.1:{port}/x/", Console(file=io.StringIO()))
+            nursery.cancel_scope.cancel()
+
+
+def test_a_missing_extra_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("trio_events.devtools")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "h11", None)  # as if it weren't there
+    assert main(["top", "http://127.0.0.1:1/"]) == 2
+    printed = capsys.readouterr()
+    assert "pip install 'trio-events[devtools]'" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_what_is_stuck_comes_first_then_what_loses_then_by_rate() -> None:
+    def row(number: int, waiting: int = 0, dropped: int = 0, matched: int = 0) -> dict[str, object]:
+        return {
+            "id": number,
+            "waiting": [{}] * waiting,
+            "losing": False,
+            "dropped": dropped,
+            "matched": matched,
+        }
+
+    rates = Rates()
+    rates.update({"rows": [row(3), row(4)], "accepted": 0, "time": 1.0})
+    rates.update({"rows": [row(3, matched=10), row(4, matched=20)], "accepted": 30, "time": 2.0})
+    rates.update({"rows": [row(3, matched=20), row(4, matched=40)], "accepted": 60, "time": 3.0})
+    assert round(rates[3]) == 10
+    assert rates["nothing"] == 0
+    rows = [row(3), row(4), row(2, dropped=1), row(1, waiting=1)]
+    assert [each["id"] for each in order(rows, rates)] == [1, 2, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("fill", "shown"), [(0, "············"), (0.5, "██████······"), (1, "████████████")]
+)
+def test_a_gauge(fill: float, shown: str) -> None:
+    assert bar(fill).plain == shown
+    assert len(bar(0.13).plain) == 12

@@ -1,0 +1,65 @@
+"""`python -m trio_events map SCRIPT`: a program with the map attached, without a change in it."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TextIO
+
+import trio
+
+from .. import _supervisor
+from .._bus import EventBus
+from ._client import MapError
+from ._server import serve_map
+
+
+def run_script(script: str, arguments: Sequence[str], report: TextIO) -> None:
+    """Run a Python program as `python SCRIPT` does, with every bus that it opens on a map.
+
+    Args:
+      script: The file.
+      arguments: The words after it.
+      report: Where the URL of each map is written.
+
+    Raises:
+      MapError: If the file can't be read.
+      BaseException: Whatever the program raises.
+    """
+    try:
+        Path(script).read_bytes()
+    except OSError as error:
+        raise MapError(f"can't read {script!r}: {error.strerror}") from None
+    supervise, argv, path = _supervisor._supervise, sys.argv, sys.path
+
+    @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def mapped(options: _supervisor.Options) -> AsyncGenerator[EventBus]:
+        async with supervise(options) as bus:
+            scope = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(_serve, bus, scope, report)
+            try:
+                yield bus
+            finally:
+                scope.cancel()
+
+    _supervisor._supervise = mapped
+    sys.argv = [script, *arguments]
+    sys.path = [str(Path(script).resolve().parent), *path[1:]]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        _supervisor._supervise = supervise
+        sys.argv, sys.path = argv, path
+
+
+async def _serve(bus: EventBus, scope: trio.CancelScope, report: TextIO) -> None:
+    # A system task: it belongs to no nursery of the program, and has none of its context variables.
+    with scope:
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(serve_map, bus)
+            print(f"The map of the bus: {url}", file=report, flush=True)
+            await trio.sleep_forever()
