@@ -8,8 +8,8 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo demo-bridge map test lint quick soak bench bench-quick bench-against bench-growth \
-	instructions profile bench-routing bench-requests bench-bridge docs mutants format clean
+.PHONY: help demo demo-bridge map test lint quick soak soak-map bench bench-quick bench-against \
+	bench-growth instructions profile bench-routing bench-requests bench-bridge docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,7 @@ demo: $(VENV)/demo  ## Index the files of a directory by events: make demo [DIR=
 
 demo-bridge: $(VENV)/demo  ## A shop and a mailer, two processes over SQLite: make demo-bridge [LOG=redis://127.0.0.1]
 	$(BIN)/python examples/two_processes.py $(if $(LOG),"$$LOG")
+
 map: $(VENV)/demo  ## Run a shop in front of the live map of its event bus
 	$(BIN)/python examples/08_map.py
 
@@ -37,6 +38,9 @@ quick: $(VENV)/dev  ## Only the tests, on the source tree: make quick [ARGS='-k 
 
 soak: $(VENV)/dev  ## Let random tasks loose on a bus, and see that nothing is left: make soak [SECONDS=20]
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
+
+soak-map: $(VENV)/dev  ## Leave the live map open at 1,000 events a second: make soak-map SECONDS=3600
+	$(BIN)/python tests/soak_map.py --seconds $(SECONDS)
 
 bench: $(BENCH)/made $(NEWEST)/made  ## Measure the bus next to its peers, and write what the docs show (minutes)
 	$(BENCH)/bin/python -m benchmarks.run

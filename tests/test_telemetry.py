@@ -26,11 +26,12 @@ from trio_events import (
     Log,
     Overflow,
     PolicyDeniedError,
+    Reject,
     Retry,
     RulePolicy,
     open_event_bus,
 )
-from trio_events.telemetry import Telemetry
+from trio_events.telemetry import REJECTED, Telemetry
 
 
 @attrs.define
@@ -183,6 +184,26 @@ async def test_calls_at_once_each_have_a_span(seen: Seen, autojump_clock: MockCl
         assert span.parent is not None
         assert span.attributes is not None
         assert paths[span.parent.span_id] == span.attributes["trio_events.path"]
+
+
+async def test_a_request_and_its_reply_are_one_trace(seen: Seen, autojump_clock: MockClock) -> None:
+    async def answer(event: Event) -> None:
+        if event.path == "/2":
+            raise Reject("sold out")
+
+    async with open_event_bus(instruments=[seen.telemetry]) as bus:
+        await bus.serve(answer, "a", "ask")
+        for path in ("/1", "/2"):
+            await bus.request("a", "ask", path)
+        await bus.send("a", "other", "/3")  # this task is no handler's
+    assert seen.traces() == 3
+    assert seen.parent_of(seen.one("send a/accepted")) == "process a/ask"
+    assert seen.parent_of(seen.one("send a/rejected")) == "process a/ask"
+    for call in seen.named("process a/ask"):
+        assert seen.parent_of(call) == "send a/ask"
+        assert call.status.status_code is StatusCode.UNSET
+    rejected = [dict(call.attributes or {}).get(REJECTED) for call in seen.named("process a/ask")]
+    assert rejected == [None, True]
 
 
 async def test_each_attempt_is_a_span(seen: Seen, autojump_clock: MockClock) -> None:

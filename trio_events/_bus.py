@@ -167,9 +167,13 @@ class EventBus(metaclass=NoPublicConstructor):
 
     async def _send_watched(self, event: Event) -> None:  # noqa: ASYNC910  # as `send`
         with self._core.instruments.around("before_send", "after_send", event):
-            if (sender := self._router.offer(event, wait=True)) is not None:
+            core, messages = self._core, self._core.inbox.messages
+            # As in `_post`, which instruments keep from doing it.
+            if 0 < len(messages) < core.inbox.size and core.door.is_open and not core.senders.full:
+                messages.append(event)
+            elif (sender := self._router.offer(event, wait=True)) is not None:
                 await sender.wait()
-                self._core.pace.restart()
+                core.pace.restart()
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import Token
 from functools import partial
 from typing import Final, TypeAlias, final
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
@@ -35,6 +36,7 @@ from ._event import Event
 from ._handlers.registration import name_of
 from ._handlers.staff import is_cancelled
 from ._instruments import Instrument
+from ._requests import Reject
 from ._subscription import Subscription
 
 __all__ = ["Telemetry"]
@@ -50,6 +52,7 @@ FILE: Final = "code.file.path"
 ERROR: Final = "error.type"
 PATH: Final = "trio_events.path"
 CANCELLED: Final = "trio_events.cancelled"
+REJECTED: Final = "trio_events.rejected"
 SENT: Final = "messaging.client.sent.messages"
 CONSUMED: Final = "messaging.client.consumed.messages"
 SEND_SECONDS: Final = "messaging.client.operation.duration"
@@ -123,6 +126,9 @@ class Telemetry(Instrument):
         self._contexts: dict[int, tuple[weakref.ref[Event], SpanContext]] = {}
         self._sending: dict[int, _Sending] = {}
         self._calls: dict[trio.lowlevel.Task, _Processing] = {}
+        # Where the last call of a handler's task was recorded: what the task sends before the next
+        # one is a reply, or comes from what is told of a dead letter.
+        self._last_calls: WeakKeyDictionary[trio.lowlevel.Task, SpanContext] = WeakKeyDictionary()
         self._subscriptions: dict[Subscription, str] = {}  # and their patterns
         self._dropped_before: dict[str, int] = {}  # by those that have been closed
         self._unmatched = 0
@@ -133,6 +139,7 @@ class Telemetry(Instrument):
         """See `Instrument`."""
         span = self._tracer.start_span(
             f"send {event.system}/{event.kind}",
+            context=self._after_call(),
             kind=SpanKind.PRODUCER,
             attributes={**_attributes(event, "send"), PATH: event.path},
         )
@@ -140,6 +147,13 @@ class Telemetry(Instrument):
         reference = weakref.ref(event, lambda _: contexts.pop(key, None))
         contexts[key] = reference, span.get_span_context()
         self._sending[key] = _Sending(event, span, time.perf_counter())
+
+    def _after_call(self) -> Context | None:
+        """The context of a send by the task of a handler, outside of its calls."""
+        if _is_in_span() or not trio.lowlevel.in_trio_task():
+            return None
+        last = self._last_calls.get(trio.lowlevel.current_task())
+        return None if last is None else trace.set_span_in_context(trace.NonRecordingSpan(last))
 
     def after_send(self, event: Event, error: BaseException | None) -> None:
         """See `Instrument`."""
@@ -161,7 +175,10 @@ class Telemetry(Instrument):
         self, event: Event, subscription: Subscription, error: BaseException | None
     ) -> None:
         """See `Instrument`."""
-        self._finish(self._calls.pop(trio.lowlevel.current_task()), error)
+        task = trio.lowlevel.current_task()
+        processing = self._calls.pop(task)
+        self._last_calls[task] = processing.span.get_span_context()
+        self._finish(processing, error)
 
     @contextmanager
     def processing(self, event: Event) -> Iterator[None]:
@@ -187,7 +204,7 @@ class Telemetry(Instrument):
         made = self._contexts.get(id(event))
         created = None if made is None else made[1]
         parent = None
-        if created is not None and not trace.get_current_span().get_span_context().is_valid:
+        if created is not None and not _is_in_span():
             parent = trace.set_span_in_context(trace.NonRecordingSpan(created))
         span = self._tracer.start_span(
             f"process {event.system}/{event.kind}",
@@ -262,6 +279,10 @@ def _observed(
     return callback
 
 
+def _is_in_span() -> bool:
+    return trace.get_current_span().get_span_context().is_valid
+
+
 def _attributes(event: Event, operation: str) -> dict[str, _Value]:
     return {
         SYSTEM: _SCOPE,
@@ -280,6 +301,8 @@ def _end(span: Span, attributes: dict[str, _Value], error: BaseException | None)
     """End a span, and add to attributes what went wrong."""
     if error is not None and is_cancelled(error):
         span.set_attribute(CANCELLED, True)
+    elif isinstance(error, Reject):  # a responder says no, and has not failed
+        span.set_attribute(REJECTED, True)
     elif error is not None:
         attributes[ERROR] = type(error).__qualname__
         span.set_attribute(ERROR, type(error).__qualname__)

@@ -150,6 +150,34 @@ def test_map_runs_a_program_and_says_where_the_map_is(
     assert (_supervisor._supervise, sys.argv, sys.path) == (supervise, argv, path)
 
 
+DRAINING = """
+import json, pathlib, sys, trio, trio.testing, trio_events as events
+from trio_events.devtools._client import fetch
+async def handler(event):
+    await trio.testing.wait_all_tasks_blocked()  # by now, the block of the bus has been left
+    while "http" not in (report := pathlib.Path(sys.argv[1]).read_text()):
+        await trio.sleep(0.01)
+    state = json.loads(await fetch(report.split()[-1], "state"))
+    print([kind["id"] for kind in state["kinds"]])
+async def main():
+    async with events.open_event_bus() as bus:
+        await bus.send("a", "first", "/")
+        await bus.on(handler, "b")
+        await bus.send("b", "last", "/")
+trio.run(main)
+"""
+
+
+def test_the_map_is_there_from_the_first_event_until_the_bus_has_drained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, file = tmp_path / "program.py", tmp_path / "report"
+    script.write_text(DRAINING)
+    with file.open("w") as report:
+        run_script(str(script), [str(file)], report)
+    assert capsys.readouterr().out == "['a/first', 'b/last']\n"
+
+
 def test_map_of_a_program_that_is_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

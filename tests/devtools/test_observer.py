@@ -23,6 +23,7 @@ from trio_events import (
     Log,
     Overflow,
     PolicyDeniedError,
+    Reject,
     RulePolicy,
     open_event_bus,
 )
@@ -367,8 +368,80 @@ async def test_other_problems(autojump_clock: MockClock) -> None:
         assert "slow has failed 2 times" in said
         assert "nothing has matched never.* · sent · /x" in said
         assert "nobody wants nobody cares" in said
+        (problem,) = (p for p in observer.state()["problems"] if "nobody cares" in p["text"])
+        assert problem["place"].startswith(__file__)
         assert any(s.startswith("slow has been busy for 1.5 min") for s in said)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("rejects", [False, True])
+async def test_a_reply_follows_from_its_request(rejects: bool, autojump_clock: MockClock) -> None:
+    async def answer(event: Event) -> str:
+        if rejects:
+            raise Reject("sold out")
+        return event.path
+
+    async with open_event_bus() as bus:
+        observer = Observer(bus)
+        await bus.serve(answer, "a", "ask")
+        await bus.request("a", "ask", "/1")
+        await bus.request("a", "ask", "/2")
+        for number in (1, 3):
+            tree = observer.tree(number)
+            assert tree is not None
+            assert tree["number"] == number
+            (call,) = tree["calls"]
+            assert (call["handler"], call["error"]) == ("answer", None)
+            (reply,) = tree["effects"]
+            assert reply["kind"] == ("rejected" if rejects else "accepted")
+            assert (reply["path"], reply["party"]) == (tree["path"], "answer")
+
+
+async def test_what_was_read_before_it_was_closed_is_not_unread(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        observer = Observer(bus)
+        nursery.start_soon(bus.wait_for, "a")
+        await wait_all_tasks_blocked()
+        await bus.send("a", "k", "/1")
+        await wait_all_tasks_blocked()
+        (row,) = observer.state()["rows"]
+        assert (row["open"], row["matched"], row["was_read"]) == (0, 1, True)
+        assert texts(observer.state()) == []
+
+
+async def test_what_waits_for_the_first_event_is_the_reader(autojump_clock: MockClock) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        observer = Observer(bus)
+        subscription = await bus.subscribe("a")
+        nursery.start_soon(bus.wait_for, "b", name="waiting")
+        nursery.start_soon(subscription.receive, name="reading")
+        await bus.subscribe("c")
+        await wait_all_tasks_blocked()
+        parties = {row["system"]: row["party"] for row in observer.state()["rows"]}
+        assert parties == {"a": "reading", "b": "waiting", "c": ""}
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_history_keeps_and_what_answers_a_request_is_not_unmatched(
+    autojump_clock: MockClock,
+) -> None:
+    async def answer(event: Event) -> str:
+        return event.path
+
+    async with open_event_bus() as bus:
+        observer = Observer(bus)
+        await bus.open_history("kept")
+        await bus.serve(answer, "asked", "ask")
+        await bus.send("kept", "k", "/1")
+        await bus.request("asked", "ask", "/2")
+        await bus.send("lost", "k", "/3")
+        await wait_all_tasks_blocked()
+        state = observer.state()
+        unmatched = {event["path"]: event["unmatched"] for event in state["events"]}
+        assert unmatched == {"/1": False, "/2": False, "/3": True}
+        assert [kind["unmatched"] for kind in state["kinds"]] == [0, 0, 0, 1]
+        assert texts(state) == ["nobody wants lost k"]
+        assert [row["system"] for row in state["rows"]] == ["asked"]
 
 
 async def test_an_observer_that_comes_late_and_leaves_early(autojump_clock: MockClock) -> None:

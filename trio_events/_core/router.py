@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Container, Iterator
+from operator import attrgetter
 from typing import Any, Final, final
 
 import attrs
@@ -186,7 +187,7 @@ class Router:
     ) -> None:
         """Tell instruments who gets these events. The bus's own ones aren't told of."""
         tell = self.core.instruments.tell
-        for (system, _), group in itertools.groupby(events, lambda e: (e.system, e.kind)):
+        for (system, _), group in itertools.groupby(events, attrgetter("system", "kind")):
             if system == BUS:
                 continue
             run = tuple(group)

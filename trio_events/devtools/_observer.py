@@ -9,7 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, final
 
@@ -21,6 +21,7 @@ from .._core.buffer import check_count
 from .._event import Event
 from .._instruments import Instrument
 from .._names.policy import Action
+from .._requests import Reject
 from .._subscription import Subscription
 from ._parties import ELSEWHERE, Lines, acting, handler_name, party_of, running_task, short_name
 from ._problems import problems
@@ -125,9 +126,7 @@ class Observer(Instrument):
         self._rows: dict[tuple[object, ...], Row] = {}
         self._row_count = 0
         self._routed: dict[tuple[Kind, tuple[Subscription, ...]], int] = {}
-        self._running: dict[
-            trio.lowlevel.Task, tuple[Record | None, Call, Token[Any], Token[Any]]
-        ] = {}
+        self._running: dict[trio.lowlevel.Task, tuple[Record | None, Call]] = {}
         self._durations: dict[str, deque[float]] = {}
         self._denied: deque[dict[str, Any]] = deque(maxlen=20)
         bus.add_instrument(self)
@@ -238,22 +237,20 @@ class Observer(Instrument):
         call = Call(party, time.perf_counter())
         if record is not None:
             record.calls = (*record.calls, call)
-        self._running[trio.lowlevel.current_task()] = (
-            record,
-            call,
-            acting.set(party),
-            _handled.set(record),
-        )
+        self._running[trio.lowlevel.current_task()] = record, call
+        acting.set(party)
+        _handled.set(record)
 
     def after_handler(
         self, event: Event, subscription: Subscription, error: BaseException | None
     ) -> None:
         """See `Instrument`."""
-        _, call, party, handled = self._running.pop(trio.lowlevel.current_task())
-        acting.reset(party)
-        _handled.reset(handled)
+        # The context variables stay as they are until the next call: what the task sends before it
+        # is a reply, or comes from what is told of a dead letter.
+        _, call = self._running.pop(trio.lowlevel.current_task())
         call.seconds = time.perf_counter() - call.begun
-        call.error = None if error is None else _text(error)
+        # A responder that says no has not failed.
+        call.error = None if error is None or isinstance(error, Reject) else _text(error)
         durations = self._durations.get(call.handler)
         if durations is None:
             durations = self._durations[call.handler] = deque(maxlen=200)
@@ -322,6 +319,12 @@ class Observer(Instrument):
             row = self._rows[watched.key] = Row(self._row_count, watched)
         return row
 
+    def _waiting_reader(self, subscription: Subscription) -> str:
+        """What waits for the first event of a subscription, if anything does."""
+        for task in subscription._actor.known_readers:
+            return self._party(party_of(task))
+        return ""
+
     def _assign_routed(self) -> None:
         """Count what was routed where it went."""
         routed, self._routed = self._routed, {}
@@ -337,6 +340,8 @@ class Observer(Instrument):
         for row in self._rows.values():
             row.members.clear()
         for watched in self._watched.values():
+            if not watched.reader:
+                watched.reader = self._waiting_reader(watched.subscription)
             row = self._row_of(watched)
             row.members.append(watched)
             row.latest = now
@@ -399,7 +404,7 @@ class Observer(Instrument):
                     "for": now - call.begun,
                     "number": None if record is None else record.number,
                 }
-                for record, call, _, _ in self._running.values()
+                for record, call in self._running.values()
             ],
             "denied": list(self._denied),
             "position": self._logged,

@@ -373,7 +373,7 @@ function start() {
   const patterns = row => [row.system, row.kind, row.path].filter(Boolean).join(" · ")
   const many = (count, what) => `${whole(count)} ${what}${count === 1 ? "" : "s"}`
 
-  let latest = null, layout = null, shape = "", chosen = null, chosenEvent = null
+  let latest = null, layout = null, shape = "", chosen = null, chosenEvent = null, chosenPlace = null
   let folds = null, view = null, viewed = false, paused = false
   const unfolded = new Set(), rates = new Map(), history = []
 
@@ -623,8 +623,8 @@ function start() {
 
   function showAll() {
     const stage = $("stage"), wide = stage.clientWidth || 1, high = stage.clientHeight || 1
-    const small = wide < 760 ? .62 : .3
-    const scale = Math.max(small, Math.min(1.35, wide / layout.size.width, high / layout.size.height))
+    const small = wide < 760 ? .62 : .3, notes = 120 // what may stand to the right of the last boxes
+    const scale = Math.max(small, Math.min(1.35, wide / (layout.size.width + notes), high / layout.size.height))
     const width = wide / scale, height = high / scale
     view = {
       x: layout.size.width > width ? 0 : (layout.size.width - width) / 2,
@@ -700,8 +700,9 @@ function start() {
     for (const [id, views] of layout.views) views.group.classList.toggle("chosen", id === chosen)
   }
 
-  function choose(id) {
+  function choose(id, place = null) {
     chosen = id
+    chosenPlace = place
     chosenEvent = null
     for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen")
     if (layout) mark()
@@ -730,6 +731,7 @@ function start() {
     const books = [`${whole(row.matched)} matched`, `${whole(row.delivered)} read`, `${whole(row.queued)} unread`]
     if (row.dropped) books.push(`${whole(row.dropped)} dropped`)
     if (row.discarded) books.push(`${whole(row.discarded)} discarded`)
+    if (row.superseded) books.push(`${whole(row.superseded)} superseded`)
     const pairs = [
       ["buffer", `${whole(row.used)} of ${whole(row.size)}, at most ${whole(row.peak)}` + (row.held ? `, ${whole(row.held)} held` : ""),
         row.fill > .5 ? row.waiting.length ? "bad" : "warning" : ""],
@@ -775,6 +777,7 @@ function start() {
       if (sent.length) detail.append(facts("sends", sent.map(each => [each.kind.replace("/", " · "), `${many(each.count, "time")} at ${lastPart(each.line)}`])))
       place = rows.length ? rows[0].origin : sent.length && sent[0].line
     }
+    place = chosenPlace || place
     if (place && source.place !== place) {
       source = { place, lines: null }
       try { source.lines = await (await fetch("source?place=" + encodeURIComponent(place))).json() } catch { /* it has gone */ }
@@ -804,7 +807,8 @@ function start() {
     const grow = event => {
       const item = make("li"), name = make("span", undefined, "event" + (event.number === number ? " this" : ""))
       name.append(coloured(make("i", undefined, "mark"), event.system), document.createTextNode(`${event.kind} ${event.path}`))
-      const reached = event.fate === "sent" ? `reached ${many(event.receivers, "subscription")}` : event.fate
+      const reached = event.fate !== "sent" ? event.fate : event.receivers ? `reached ${many(event.receivers, "subscription")}`
+        : event.unmatched ? "nobody wanted it" : "kept by a history, or a reply"
       item.append(name, make("small", `#${event.number} by ${event.party} at ${lastPart(event.line)}, ${reached}`))
       for (const call of event.calls) item.append(make("small",
         call.error ? `✗ ${call.handler} failed after ${seconds(call.seconds)}: ${call.error}`
@@ -840,7 +844,7 @@ function start() {
       button.addEventListener("click", () => {
         const row = latest.rows.find(other => other.id === each.row)
         const kind = each.kind && [...layout.graph.nodes.values()].find(node => node.id === "k:" + each.kind || node.outs.some(out => out.id === "k:" + each.kind))
-        choose(row ? layout.graph.nodes.has(boxOf(row)) ? boxOf(row) : "t:" + row.id : each.party ? "p:" + each.party : kind ? kind.id : null)
+        choose(row ? layout.graph.nodes.has(boxOf(row)) ? boxOf(row) : "t:" + row.id : each.party ? "p:" + each.party : kind ? kind.id : null, each.place)
       })
       item.append(button)
       return item

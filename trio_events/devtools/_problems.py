@@ -17,7 +17,8 @@ BAD, WARNING = "bad", "warning"
 
 def problems(state: dict[str, Any]) -> list[dict[str, Any]]:
     """The problems of a state: how bad, a sentence, details, and what each is about."""
-    found = [*_of_rows(state["rows"]), *_of_calls(state["running"]), *_of_kinds(state["kinds"])]
+    found = [*_of_rows(state["rows"]), *_of_calls(state["running"])]
+    found += _of_kinds(state["kinds"], state["sends"])
     found += _of_denials(state["denied"])
     if state["refused"]:
         found.append(
@@ -61,7 +62,8 @@ def _of_calls(running: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield _problem(WARNING, sentence, number, "", party=call["party"])
 
 
-def _of_kinds(kinds: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _of_kinds(kinds: list[dict[str, Any]], sends: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    lines = {sent["kind"]: sent["line"] for sent in reversed(sends)}
     for kind in kinds:
         if kind["unmatched"]:
             name = f"{kind['system']} {kind['kind']}"
@@ -70,7 +72,8 @@ def _of_kinds(kinds: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             else:
                 sentence = f"nobody wanted some of {name}"
             detail = f"{kind['unmatched']} of {_events(kind['count'])}"
-            yield _problem(WARNING, sentence, detail, "", kind=kind["id"])
+            line = lines.get(kind["id"], "")
+            yield _problem(WARNING, sentence, detail, place(line), kind=kind["id"], place=line)
 
 
 def _of_denials(denied: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -65,6 +65,7 @@ class Row:
     latest: float = 0.0
     """When there was one."""
 
+    _was_read: bool = False  # one that has been closed
     _gone: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(_COUNTERS, 0))
     _routed: dict[tuple[str, str], int] = attrs.field(factory=dict)
 
@@ -81,6 +82,7 @@ class Row:
     def take_over(self, watched: Watched) -> None:
         """Keep the counters of a subscription that has been closed, so that sums don't shrink."""
         books = watched.subscription.statistics()
+        self._was_read |= watched.was_read
         for name in ("matched", "delivered", "dropped", "discarded", "superseded"):
             self._gone[name] += getattr(books, name)
         for kind, count in watched.routed.items():
@@ -125,7 +127,7 @@ class Row:
             "origin": self.origin,
             "overflow": first.overflow.value,
             "is_handler": first.handler is not None,
-            "was_read": any(watched.was_read for watched in self.members),
+            "was_read": self._was_read or any(watched.was_read for watched in self.members),
             "age": max((now - watched.since for watched in self.members), default=0.0),
             **sums,
             "used": used,

@@ -14,7 +14,8 @@ import trio
 from .. import _supervisor
 from .._bus import EventBus
 from ._client import MapError
-from ._server import serve_map
+from ._observer import Observer
+from ._server import serve_observer
 
 
 def run_script(script: str, arguments: Sequence[str], report: TextIO) -> None:
@@ -38,13 +39,14 @@ def run_script(script: str, arguments: Sequence[str], report: TextIO) -> None:
     @asynccontextmanager
     @trio.lowlevel.enable_ki_protection
     async def mapped(options: _supervisor.Options) -> AsyncGenerator[EventBus]:
-        async with supervise(options) as bus:
-            scope = trio.CancelScope()
-            trio.lowlevel.spawn_system_task(_serve, bus, scope, report)
-            try:
+        scope = trio.CancelScope()
+        try:
+            async with supervise(options) as bus:
+                observer = Observer(bus)  # now, so that it misses nothing
+                trio.lowlevel.spawn_system_task(_serve, observer, scope, report)
                 yield bus
-            finally:
-                scope.cancel()
+        finally:
+            scope.cancel()  # until then the bus may have been draining
 
     _supervisor._supervise = mapped
     sys.argv = [script, *arguments]
@@ -56,10 +58,10 @@ def run_script(script: str, arguments: Sequence[str], report: TextIO) -> None:
         sys.argv, sys.path = argv, path
 
 
-async def _serve(bus: EventBus, scope: trio.CancelScope, report: TextIO) -> None:
+async def _serve(observer: Observer, scope: trio.CancelScope, report: TextIO) -> None:
     # A system task: it belongs to no nursery of the program, and has none of its context variables.
-    with scope:
+    with observer, scope:
         async with trio.open_nursery() as nursery:
-            url = await nursery.start(serve_map, bus)
+            url = await nursery.start(serve_observer, observer)
             print(f"The map of the bus: {url}", file=report, flush=True)
             await trio.sleep_forever()

@@ -73,14 +73,21 @@ async def serve_map(  # noqa: ASYNC114, ASYNC128  # `serve_listeners` starts it
       OSError: If the port is not free.
     """
     with Observer(bus, max_events) as observer:
-        (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
-        port = listener.socket.getsockname()[1]
-        server = _Server(observer, port, secrets.token_urlsafe(16))
-        await trio.serve_listeners(
-            server.handle,
-            [listener],
-            task_status=_Renamed(task_status, f"http://127.0.0.1:{port}/{server.secret}/"),
-        )
+        await serve_observer(observer, port, task_status=task_status)
+
+
+async def serve_observer(
+    observer: Observer, port: int = 0, *, task_status: trio.TaskStatus[str]
+) -> None:
+    """The same with an observer that there is already."""
+    (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    server = _Server(observer, port, secrets.token_urlsafe(16))
+    await trio.serve_listeners(
+        server.handle,
+        [listener],
+        task_status=_Renamed(task_status, f"http://127.0.0.1:{port}/{server.secret}/"),
+    )
 
 
 _Send: TypeAlias = Callable[[h11.Event], Awaitable[None]]
