@@ -102,7 +102,7 @@ $(VENV)/demo: $(VENV)/made pyproject.toml
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(PIP) install --group tests --group lint --group docs
+	$(PIP) install --group tests --group tests-redis --group lint --group docs
 	touch $@
 
 # On its own: the peers pull in much, and must not decide which versions the tests run with.
