@@ -8,8 +8,8 @@ BENCH = .venv-bench
 NEWEST = .venv-bench-newest
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo demo-bridge map test lint quick soak soak-map bench bench-quick bench-against \
-	bench-growth instructions profile bench-routing bench-requests bench-bridge docs mutants format clean
+.PHONY: help demo demo-bridge map test lint quick soak soak-map bench bench-quick bench-against bench-growth \
+	instructions profile bench-routing bench-requests bench-bridge bench-telemetry docs mutants format clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ bench-requests: $(VENV)/dev  ## Measure what a request costs while others are pe
 bench-bridge: $(VENV)/dev  ## Measure events between two processes, over SQLite and over a server (a minute)
 	$(PIP) install --group bench-bridge
 	$(BIN)/python benchmarks/bridges.py
+
+bench-telemetry: $(VENV)/dev  ## Measure what OpenTelemetry costs an event with one handler
+	$(BIN)/python -m benchmarks.telemetry
 
 mutants: $(VENV)/dev  ## See which small changes of the core no test notices (an hour)
 	$(PIP) install --group mutants

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOAK = Path(__file__).with_name("soak.py")
+SOAK_MAP = Path(__file__).with_name("soak_map.py")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,6 +27,17 @@ def test_a_soak_of_two_seconds_leaves_nothing_behind() -> None:
     assert done.returncode == 0, done.stderr
     assert "KiB per 1000 subscriptions" in done.stdout
     assert not done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_soak_of_the_map_says_how_much_the_memory_has_grown() -> None:
+    done = run(str(SOAK_MAP), "--seconds", "1", "--max-growth", "1000")
+    assert done.returncode == 0, done.stderr
+    assert "events in 1 s" in done.stdout
+    assert not done.stderr
+    done = run(str(SOAK_MAP), "--seconds", "1", "--max-growth", "-1000")
+    assert done.returncode == 1
+    assert "WRONG: the memory has grown by" in done.stderr
 
 
 def test_a_soak_fails_if_the_books_do_not_balance() -> None:

@@ -1,4 +1,7 @@
-"""Commands for a shell: questions about patterns and logs, and a look at a running bus."""
+"""Questions from a shell: about patterns, the log of a bridge, and a running bus.
+
+For example `python -m trio_events match 'orders.*' orders.eu`.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       SystemExit: If the words make no command (status 2), or ask for help.
     """
     words = _parser().parse_args(arguments)
-    if words.question in {"tail", "send", "info"}:
-        return _ask_log(words)
     if words.question in _LOOKS:
         return _look(words.question, words.words)
+    if words.question in {"tail", "send", "info"}:
+        return _ask_log(words)
     try:
         if words.question == "match":
             yes, answer = _match(words.pattern, words.name)
@@ -68,6 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _print(_shown(answer))
     return 0 if yes else 1
+
+
+def _look(question: str, words: Sequence[str]) -> int:
+    """Run a command that needs the extra."""
+    try:
+        from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
+    except ImportError as error:
+        need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
+        return _failed(need, 2)
+    return run(question, words)
 
 
 def _ask_log(words: argparse.Namespace) -> int:
@@ -111,17 +124,6 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _look(question: str, words: Sequence[str]) -> int:
-    """Run a command that needs the extra."""
-    try:
-        from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
-    except ImportError as error:
-        need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
-        print(f"{_PROGRAM}: {need}", file=sys.stderr)
-        return 2
-    return run(question, words)
-
-
 def _print(answer: str) -> None:
     """Print the answer if anybody takes it. If not, the exit status still tells."""
     if sys.stdout is None:  # it was closed when the process started
@@ -154,7 +156,7 @@ def _overlaps(a: str, b: str) -> tuple[bool, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Answer a question about patterns or a log, or look at a running bus.",
+        description="Answer a question about patterns or the log of a bridge, or look at a bus.",
         epilog=_GRAMMAR,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

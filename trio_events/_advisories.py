@@ -341,9 +341,9 @@ class Advisories(Instrument):
     def event_failed(self, letter: DeadLetter) -> None:
         """See `Instrument`."""
         worker = letter.subscription._actor.worker
-        assert worker is not None
+        treatment = "" if worker is None else worker.treatment  # no handler: an export failed
         self._tell_failed(
-            "event.failed", letter.subscription, letter.event, letter.error, worker.treatment
+            "event.failed", letter.subscription, letter.event, letter.error, treatment
         )
 
     def _tell_failed(

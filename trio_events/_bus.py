@@ -998,9 +998,9 @@ class EventBus(metaclass=NoPublicConstructor):
         self,
         terms: Terms,
         origin: str,
+        actor_type: type[SubscriptionActor] = SubscriptionActor,
         registration: Registration | None = None,
         registered_at: str = "",
-        actor_type: type[SubscriptionActor] = SubscriptionActor,
     ) -> Subscription[Any]:
         router = self._router
         self._core.door.check_open()
@@ -1034,7 +1034,7 @@ class EventBus(metaclass=NoPublicConstructor):
         actor_type: type[SubscriptionActor] = SubscriptionActor,
     ) -> Subscription:
         place = place_of(registration.handler) or origin
-        return self._subscribe(registration.terms, place, registration, origin, actor_type)
+        return self._subscribe(registration.terms, place, actor_type, registration, origin)
 
     def _put_to_work(
         self, registration: Registration, registered_at: str, subscription: Subscription

@@ -22,6 +22,7 @@ from trio_events import (
     DeadLetter,
     Event,
     EventBus,
+    HandlingFailed,
     Overflow,
     PolicyDeniedError,
     RulePolicy,
@@ -40,6 +41,7 @@ from trio_events.bridge import (
 from trio_events.bridge._link import Link
 
 from ..observing import Cancellation, assert_balanced, at_every_checkpoint, drain, tasks_living
+from ..watching import Call, Watcher
 from .logs import ShakyLog, entries_of, entry, paths_in, until, write
 
 
@@ -295,6 +297,49 @@ async def test_what_came_from_a_log_is_not_exported_to_any_log(
         assert [s.statistics().matched for s in exports] == [1, 1]
     assert await paths_in(another) == ["/local"]
     assert (await paths_in(memory))[20:] == ["/local"]
+
+
+async def test_instruments_are_told_of_what_a_bridge_brings_and_of_what_an_export_ignores(
+    memory: MemoryLog, autojump_clock: MockClock
+) -> None:
+    calls: list[Call] = []
+    async with open_event_bus(instruments=[Watcher(calls.append)]) as bus:
+        bridge = await open_bridge(bus, memory)
+        export = await bridge.export("s", max_buffer_size=1)
+        follower = await bridge.follow("**")
+        await bus.send("s", "k", "/local")
+        await write(memory, *[entry(f"/{n}") for n in range(3)])
+        await until(lambda: follower.position >= 4)
+        blocking = await bus.subscribe("s", max_buffer_size=1)
+        await write(memory, *[entry(f"/{n}") for n in range(3, 6)])
+        await wait_all_tasks_blocked()
+        assert [(await blocking.receive()).path for _ in range(3)] == ["/3", "/4", "/5"]
+        await bridge.flush()
+    sent = [call[1].path for call in calls if call[0] == "after_send" and call[2] is None]
+    assert sent == ["/local", *[f"/{n}" for n in range(6)]]
+    routed = [(e.path, call[2]) for call in calls if call[0] == "events_routed" for e in call[1]]
+    assert routed == [
+        ("/local", (export,)),
+        *[(f"/{n}", ()) for n in range(3)],
+        *[(f"/{n}", (blocking,)) for n in range(3, 6)],
+    ]
+
+
+async def test_data_that_cannot_be_exported_is_told_of_as_a_dead_letter(
+    memory: MemoryLog, autojump_clock: MockClock
+) -> None:
+    calls: list[Call] = []
+    async with open_event_bus(instruments=[Watcher(calls.append)]) as bus:
+        spy = await bus.subscribe("$bus", "event.failed", overflow=Overflow.DROP_OLDEST)
+        bridge = await open_bridge(bus, memory)
+        export = await bridge.export("s")
+        await bus.send("s", "k", "/1", object())
+        await bridge.flush()
+        data = (await spy.receive()).data
+        assert isinstance(data, HandlingFailed)
+        assert (data.origin, data.handler, data.treatment) == (export.origin, "", "")
+    (letter,) = (call[1] for call in calls if call[0] == "event_failed")
+    assert letter.subscription is export
 
 
 async def test_what_this_bus_exported_does_not_come_back_through_another_bridge_of_it(

@@ -231,7 +231,13 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
-    extras = [trio_events.bridge, trio_events.devtools, trio_events.telemetry, trio_events.testing]
-    for module in [trio_events, *extras]:
+    modules = [
+        trio_events,
+        trio_events.bridge,
+        trio_events.devtools,
+        trio_events.telemetry,
+        trio_events.testing,
+    ]
+    for module in modules:
         for name in module.__all__:
             assert re.search(rf"^\.\. auto\w+:: {name}$", text, re.MULTILINE), name

@@ -265,8 +265,8 @@ Notice: TypeAlias = (
     | WorkLeft
     | ConsumerCancelled
     | EventsLeft
-    | BridgeReport
     | InstrumentFailed
+    | BridgeReport
 )
 
 

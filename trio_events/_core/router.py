@@ -191,10 +191,12 @@ class Router:
             if system == BUS:
                 continue
             run = tuple(group)
-            for some in [(event,) for event in run] if route.by_path else [run]:
-                found = route.recipients(some[0].path)
-                handles = [r.holder.handle for r in found if r.holder is not None]
-                tell("events_routed", some, tuple(handles))
+            # One by one if they don't all go to the same subscriptions.
+            differ = route.by_path or any(r.local_only for r in route.items)
+            for some in [(event,) for event in run] if differ else [run]:
+                found, is_local = route.recipients(some[0].path), some[0].source is None
+                takers = [r.holder for r in found if is_local or not r.local_only]
+                tell("events_routed", some, tuple(r.handle for r in takers if r is not None))
                 if not found and (rest := tuple(e for e in some if id(e) not in answers)):
                     tell("events_unmatched", rest)
 

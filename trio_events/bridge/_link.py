@@ -188,14 +188,15 @@ class Link:
         """`EventBus.send`, for an event that has been checked and comes from the log."""
         core = self.bus._core
         await next(core.pace.steps)()
-        with core.instruments.around("before_send", "after_send", event):
-            sender = self.bus._router.offer(event, wait=True)
-            if sender is not None:
-                await sender.wait()
-                core.pace.restart()
+        if core.instruments.watched_sends:
+            await self.bus._send_watched(event)
+        elif (sender := self.bus._router.offer(event, wait=True)) is not None:
+            await sender.wait()
+            core.pace.restart()
 
     async def bury(self, letter: DeadLetter) -> None:
         """Tell the bus's hook about a dead letter. A checkpoint, always."""
+        self.bus._core.instruments.tell("event_failed", letter)
         hook = self.bus._on_dead_letter
         if hook is not None and inspect.isawaitable(result := hook(letter)):
             await result
