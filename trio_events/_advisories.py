@@ -26,7 +26,7 @@ class SubscriptionOpened:
     """A subscription is in force: the data of `subscription.opened`."""
 
     number: int
-    """Which one it is, in the order in which those of the bus were made."""
+    """A number that it alone has on its bus."""
 
     system: str
     kind: str | None
@@ -429,7 +429,10 @@ class Advisories(Instrument):
 
 
 def _reads_these(reader: Reader) -> bool:
-    return any(interest.includes_bus for interest in reader.interests)
+    for interest in reader.interests:  # noqa: SIM110  # each subscription asks
+        if interest.includes_bus:
+            return True
+    return False
 
 
 def _count(counts: Counts, key: tuple[str, ...], more: int = 1) -> int | None:

@@ -1024,7 +1024,8 @@ class EventBus(metaclass=NoPublicConstructor):
             self._nursery.start_soon(actor.run, router.close, name=name)
             if registration is not None:
                 self._put_to_work(registration, registered_at, subscription)
-            actor.tell("subscription_opened")
+            if self._core.instruments.active:
+                actor.tell("subscription_opened")
             return subscription
 
     def _start(

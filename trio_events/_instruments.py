@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
@@ -166,6 +167,9 @@ class Instruments:
 
     is_of_list: bool = attrs.field(default=False, init=False)
     """Whether the event that `event_received` tells of was read together with others."""
+
+    numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
+    """For subscriptions that are told of."""
 
     # By the identity of the instrument: itself, and what to call for the hooks that it overrides.
     _instruments: dict[int, tuple[Instrument, dict[str, Told]]] = attrs.field(

@@ -27,7 +27,7 @@ from trio_events import (
     RulePolicy,
     open_event_bus,
 )
-from trio_events.devtools import Observer
+from trio_events.devtools import Observer, _parties
 from trio_events.devtools import _observer as module
 from trio_events.devtools._parties import short_name
 from trio_events.devtools._problems import NEVER_MATCHED
@@ -407,6 +407,23 @@ async def test_what_was_read_before_it_was_closed_is_not_unread(autojump_clock: 
         (row,) = observer.state()["rows"]
         assert (row["open"], row["matched"], row["was_read"]) == (0, 1, True)
         assert texts(observer.state()) == []
+
+
+async def test_of_very_many_lines_the_latest_are_remembered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_parties, "_MAX_LINES", 2)
+    async with open_event_bus() as bus:
+        observer = Observer(bus)
+        code = "async def main(bus):\n" + '    await bus.send("a", "k", "/")\n' * 5
+        space: dict[str, Any] = {}
+        exec(compile(code, "many.py", "exec"), space)  # five lines that send
+        for _ in range(2):
+            await space["main"](bus)
+        await wait_all_tasks_blocked()
+        lines = [event["line"] for event in observer.state()["events"]]
+        assert lines == [f"many.py:{number}" for number in (2, 3, 4, 5, 6)] * 2
+        assert len(observer._lines._known) <= 2
 
 
 async def test_what_waits_for_the_first_event_is_the_reader(autojump_clock: MockClock) -> None:

@@ -58,6 +58,9 @@ class Worker(TakesEvents, Protocol):
     def look_after_calls(self, now: float) -> None:
         """Report the calls that last."""
 
+    def heed_instruments(self) -> None:
+        """Tell instruments of the calls from now on, or don't."""
+
 
 @final
 @attrs.frozen(eq=False)
@@ -113,9 +116,6 @@ class SubscriptionActor:
 
     buffer: Buffer
     core: Core
-    number: int
-    """Which one it is, in the order in which those of a bus were made."""
-
     open_among: MutableMapping[SubscriptionActor, Any]
     """The actors of its kind that are open. It removes itself."""
 
@@ -132,12 +132,13 @@ class SubscriptionActor:
     """Whether taking an event has to be followed by `settle`: the subscription stops senders,
     holds events, or is losing some."""
 
-    is_quick: bool = attrs.field(init=False)
+    is_quick: bool = attrs.field(default=True, init=False)
     """Whether nothing follows from taking an event: not `settle`, and no instrument is told."""
 
     _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
     _loss: Loss | None = attrs.field(default=None, init=False)
+    _number: int = attrs.field(default=0, init=False)  # once it has one
     _handle: weakref.ref[Any] | None = attrs.field(default=None, init=False)  # once it is closed
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _sleeper: trio.lowlevel.Task | None = attrs.field(default=None, init=False)  # its task, if so
@@ -153,12 +154,16 @@ class SubscriptionActor:
         """How many senders wait for room here."""
         return 0 if self._queue is None else self._queue.length
 
-    def __attrs_post_init__(self) -> None:
-        self.is_quick = not self.core.instruments.watched_reads
-
     def waiting_senders(self) -> list[Sender]:
         """They, in the order of their arrival."""
         return [] if self._queue is None else list(self._queue)
+
+    @property
+    def number(self) -> int:
+        """A number that it alone has on its bus."""
+        if not self._number:
+            self._number = next(self.core.instruments.numbers)
+        return self._number
 
     @property
     def handle(self) -> Any:
@@ -487,7 +492,8 @@ class SubscriptionActor:
         handle = self.open_among.pop(self, None)
         if handle is not None:
             self._handle = weakref.ref(handle)
-        self.tell("subscription_closed")
+        if self.core.instruments.active:
+            self.tell("subscription_closed")
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from operator import attrgetter
 from typing import Any, Final, final
 
@@ -54,7 +54,6 @@ class Router:
     unmatched: int = attrs.field(default=0, init=False)
     _routed: int = attrs.field(default=0, init=False)
     _is_routing: bool = attrs.field(default=False, init=False)
-    _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
 
     def __attrs_post_init__(self) -> None:
         self.core.instruments.on_change = self._heed_instruments
@@ -249,16 +248,14 @@ class Router:
     ) -> SubscriptionActor:
         """A subscription that is not open yet."""
         buffer = Buffer(max_buffer_size, overflow)
-        number = next(self._numbers)
-        return actor_type(interest, origin, buffer, self.core, number, self.subscriptions)
+        return actor_type(interest, origin, buffer, self.core, self.subscriptions)
 
     def open_waiter(
         self, interest: Interest, origin: str, max_unread: int, source: Source | None = None
     ) -> SubscriptionActor:
         """A subscription without a task, which never makes a sender wait."""
         buffer = Buffer(max_unread, Overflow.CLOSE)
-        number = next(self._numbers)
-        waiter = SubscriptionActor(interest, origin, buffer, self.core, number, self.waiters)
+        waiter = SubscriptionActor(interest, origin, buffer, self.core, self.waiters)
         with self.core.notices:
             self.open(waiter, source=source)
             waiter.tell("subscription_opened")
@@ -312,6 +309,7 @@ class Router:
             for interest in subscription.interests:
                 self.core.inbox.post(Subscribe(subscription, interest, source))
             subscription.open_among[subscription] = handle
+            subscription.is_quick = not self.core.instruments.watched_reads
             self.core.instruments.on_interests(subscription)
             if source is not None:
                 self.route_inbox()  # so that nothing can be forgotten before
@@ -361,6 +359,8 @@ class Router:
         inbox.direct_size = 0 if instruments.watched_sends else inbox.size
         for subscription in (*self.subscriptions, *self.waiters):
             subscription.is_quick = not (subscription.must_settle or instruments.watched_reads)
+            if subscription.worker is not None:
+                subscription.worker.heed_instruments()
 
     @property
     def accepted(self) -> int:
@@ -387,12 +387,14 @@ class Router:
             ending: list[Recipient] = [*self.subscriptions, *self.waiters, *self.histories]
             for recipient in ending:
                 recipient.closed = True
-            for subscription in (*self.subscriptions, *self.waiters):
-                subscription.leave()
-            self.histories.clear()
             if self.core.instruments.active:
+                for subscription in (*self.subscriptions, *self.waiters):
+                    subscription.leave()
                 for recipient in ending:
                     self.core.instruments.on_interests(recipient)
+            self.subscriptions.clear()
+            self.waiters.clear()
+            self.histories.clear()
             self.route_inbox()
             self.core.requests.close()
             self.table.clear()

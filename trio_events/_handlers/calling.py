@@ -66,7 +66,9 @@ class HandlerActor:
     _on_dead_letter: DeadLetterHook | None
     _report_after: float
     _reply: Reply | None = None  # if the handler is a responder
-    _instruments: Instruments = attrs.field(init=False)  # one look-up less for each call
+    _instruments: Instruments = attrs.field(init=False)
+    # Whether a call is nothing but that: there is nothing to reply, and nothing to be told.
+    _is_direct: bool = attrs.field(init=False)
     handling: int = attrs.field(default=0, init=False)
     """Calls that are running."""
 
@@ -88,6 +90,7 @@ class HandlerActor:
         if self._registration.ordered and self._registration.concurrency > 1:
             self._busy = set()
         self._instruments = self.actor.core.instruments
+        self.heed_instruments()
 
     @property
     def handler(self) -> Handler:
@@ -115,6 +118,10 @@ class HandlerActor:
         if self._busy and (key := key_of(event)) in self._busy:
             able = [owned for owned in able if owned.event and key_of(owned.event) == key]
         return [owned.task for owned in able if owned.task is not None]
+
+    def heed_instruments(self) -> None:
+        """Tell instruments of the calls from now on, or don't."""
+        self._is_direct = self._reply is None and not self._instruments.watched_calls
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin, in tasks of a nursery that have the context variables of the caller."""
@@ -251,11 +258,10 @@ class HandlerActor:
             while True:
                 reply: tuple[Outcome, object] | None = None
                 try:
-                    if self._reply is None:
-                        if self._instruments.watched_calls:
-                            await self._watched(event)
-                        else:
-                            await unprotected(self._registration.handler, event)
+                    if self._is_direct:
+                        await unprotected(self._registration.handler, event)
+                    elif self._reply is None:
+                        await self._watched(event)
                     elif request is not None or not is_reply(event.kind):
                         reply = await self._respond(event)
                         if request is not None and request.answer is Answer.MISSING:

@@ -83,7 +83,7 @@ class Interest:
     @property
     def includes_bus(self) -> bool:
         """Whether some of the bus's own events are wanted."""
-        return BUS in str(self.system) and self.system._matches_checked(BUS)
+        return BUS in self.system._text and self.system._matches_checked(BUS)
 
     def covers(self, other: Interest) -> bool:
         """Whether every event that the other one wants is wanted.

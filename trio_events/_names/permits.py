@@ -33,7 +33,7 @@ class Permits:
     ) -> None:
         self.policy = policy
         self.actor = actor
-        self.on_denied: Callable[[str, Action, str], None] | None = None
+        self.on_denied: Callable[[str, Action, str], None] = lambda actor, action, system: None
         """Called before an error is raised: with actor, action and system."""
         # Whether each actor may send to each system, as a stable policy answered.
         self._answers = {} if answers is None else answers
@@ -81,8 +81,7 @@ class Permits:
         return allowed
 
     def _denied(self, action: Action, system: str) -> PolicyDeniedError:
-        if self.on_denied is not None:
-            self.on_denied(self.actor, action, system)
+        self.on_denied(self.actor, action, system)
         verb = "send to" if action is Action.SEND else "subscribe to"
         explain = getattr(self.policy, "explain", None)
         reason = f": {explain(self.actor, action, system)}" if callable(explain) else ""
