@@ -195,7 +195,7 @@ class Group:
     async def _take(self, claim: Claim) -> None:  # noqa: ASYNC910  # `call` has had a checkpoint
         event = self._opened(claim)
         if event is None:
-            return
+            return  # noqa: ASYNC910  # as above
         self._in_hand.append(claim.position)
         try:
             # It may have ended a process, so what is finished is acknowledged first.
