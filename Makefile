@@ -121,7 +121,7 @@ $(VENV)/demo: $(VENV)/made pyproject.toml
 
 $(VENV)/dev: $(VENV)/demo
 	@echo "Installing the tools of development into $(VENV): once, about a minute."
-	@$(PIP) install --group tests --group lint --group docs
+	@$(PIP) install --group tests --group tests-redis --group lint --group docs
 	@touch $@
 
 # On its own: the peers pull in much, and must not decide which versions the tests run with.
