@@ -101,11 +101,11 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
-	$(PIP) install --editable '.[examples,redis,devtools,telemetry]'
+	$(PIP) install --editable '.[examples,devtools,telemetry,redis]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(PIP) install --group tests --group lint --group docs
+	$(PIP) install --group tests --group tests-redis --group lint --group docs
 	touch $@
 
 # On its own: the peers pull in much, and must not decide which versions the tests run with.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trio_events.bridge import EventLog, MemoryLog, RedisLog, SqliteLog
+from trio_events.bridge import EventLog, MemoryLog, SqliteLog
 
 from .servers import Server, redis_program, running, valkey_program
 
@@ -70,5 +70,7 @@ def small_log(kind: str, request: pytest.FixtureRequest, folder: Path, max_event
         return MemoryLog(max_events=max_events)
     if kind == "sqlite":
         return SqliteLog(folder / "events.db", max_events=max_events, synchronous="normal")
+    from trio_events.bridge import RedisLog  # noqa: PLC0415  # the oldest trio has no coredis
+
     server: Server = request.getfixturevalue(kind)
     return RedisLog(port=server.port, log=folder.name, max_events=max_events)

@@ -37,6 +37,9 @@ class ShakyLog:
     hanging: bool = False
     """Whether operations never end."""
 
+    delays: dict[str, float] = attrs.field(factory=dict)
+    """How many seconds operations take, by name."""
+
     opened: int = 0
     """Sessions that were opened."""
 
@@ -77,6 +80,7 @@ class _ShakySession:
         self.broken = True
         self.log.calls.append(name)
         await trio.lowlevel.checkpoint()
+        await trio.sleep(self.log.delays.get(name, 0))
         if self.log.hanging:
             await trio.sleep_forever()
         if self.log.error is not None:

@@ -222,6 +222,35 @@ async def test_a_request_that_no_process_answers_waits_for_its_deadline(
             await bus.request("doors", "open", "/door/1")
 
 
+async def test_instruments_are_told_of_what_a_bridge_brings(memory: MemoryLog) -> None:
+    class Witness(events.Instrument):
+        def __init__(self) -> None:
+            self.told: list[tuple[str, str]] = []
+
+        def before_send(self, event: Event[Any]) -> None:
+            self.told.append(("before", trio.lowlevel.current_task().name))
+
+        def after_send(self, event: Event[Any], error: BaseException | None) -> None:
+            self.told.append(("after", repr(error)))
+
+        def event_received(self, event: Event[Any], subscription: Any) -> None:
+            self.told.append(("received", event.path))
+
+    witness = Witness()
+    async with two_buses(memory) as (one, other, exporting, following):
+        other.add_instrument(witness)
+        await exporting.export("s")
+        await following.follow("s")
+        subscription = await other.subscribe("s")
+        await one.send("s", "k", "/1")
+        await subscription.receive()
+    assert witness.told == [
+        ("before", "trio_events follow 's'"),
+        ("after", "None"),
+        ("received", "/1"),
+    ]
+
+
 # ---------------------------------------------------------------------------------------------
 # Exporting
 # ---------------------------------------------------------------------------------------------

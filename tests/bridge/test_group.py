@@ -560,6 +560,29 @@ async def test_after_its_attempts_an_event_is_a_dead_letter(
     assert await unclaimed(log) == []
 
 
+async def test_before_an_event_is_handed_out_again_what_is_finished_is_acknowledged(
+    autojump_clock: MockClock,
+) -> None:
+    """Otherwise an event that ends its process would cost those before it an attempt, each time."""
+    log, claimed = ShakyLog(delays={"finish": 1}), []
+
+    async def handle(event: Event) -> None:
+        async with log.inner.open() as session:
+            (group,) = await session.groups()
+        claimed.append((event.path, group.claims))
+
+    await write(log.inner, entry("/0"), entry("/1"), entry("/2"))
+    async with log.inner.open() as session:
+        await session.join("g", "'s'", 0)
+        await session.claim("g", "one that dies", 3, LEASE, 0)
+    await trio.sleep(2 * LEASE)
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, log)
+        await bridge.on(handle, "s", group="g")
+        await until(lambda: handled(bridge) == 3)
+    assert claimed == [("/0", 3), ("/1", 2), ("/2", 1)]
+
+
 async def test_the_last_attempt_is_still_handed_out(autojump_clock: MockClock) -> None:
     log, attempts = MemoryLog(), []
 

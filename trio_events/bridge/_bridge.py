@@ -174,7 +174,7 @@ class Bridge(metaclass=NoPublicConstructor):
         await link.attempt(self._append_nothing)
         await link.arrive()
         _check_no_overlap("export", terms.interest, _exported(link))
-        subscription = link.bus._subscribe(terms, origin, ExportActor)
+        subscription = link.bus._subscribe(terms, origin, actor_type=ExportActor)
         export = Export(link, subscription, link.open_line())
         link.bus._writers.add(export.writer)
         link.exports[export] = None

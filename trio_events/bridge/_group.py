@@ -88,10 +88,10 @@ class Group:
     _claiming: Line = attrs.field(init=False)
     _reporting: Line = attrs.field(init=False)
     _member: str = attrs.field(factory=lambda: secrets.token_hex(6), init=False)
-    # All by position: what the handler has, in the order of delivery; what is being buried; and
-    # what is finished and not acknowledged yet.
+    # All by position: what the handler has, in the order of delivery; what has been claimed and
+    # is about to be handed over or buried; and what is finished and not acknowledged yet.
     _running: dict[int, None] = attrs.field(factory=dict, init=False)
-    _burying: list[int] = attrs.field(factory=list, init=False)
+    _in_hand: list[int] = attrs.field(factory=list, init=False)
     _done: list[int] = attrs.field(factory=list, init=False)
     _joined: LogSession | None = attrs.field(default=None, init=False)
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -194,13 +194,22 @@ class Group:
 
     async def _take(self, claim: Claim) -> None:  # noqa: ASYNC910  # `call` has had a checkpoint
         event = self._opened(claim)
-        if event is not None and claim.attempt > self._max_attempts:
-            await self._bury(event, claim)
-        elif event is not None:
-            self._link.counts["repeated"] += claim.attempt > 1
-            self._running[claim.position] = None
-            with self.actor.core.notices:
-                self.actor.deliver([event])
+        if event is None:
+            return  # noqa: ASYNC910  # as above
+        self._in_hand.append(claim.position)
+        try:
+            # It may have ended a process, so what is finished is acknowledged first.
+            while claim.attempt > 1 and self._done:
+                await self._room.park()
+            if claim.attempt > self._max_attempts:
+                await self._bury(event, claim)
+                return
+        finally:
+            self._in_hand.clear()
+        self._link.counts["repeated"] += claim.attempt > 1
+        self._running[claim.position] = None
+        with self.actor.core.notices:
+            self.actor.deliver([event])
 
     def _opened(self, claim: Claim) -> Event[Any] | None:
         """The event of a claim; None if there is nothing to be done with it."""
@@ -231,11 +240,7 @@ class Group:
         error = TooManyAttemptsError(text, attempts=attempts, position=claim.position)
         self._link.counts["buried"] += 1
         self._link.reports.repeat("buried", text)
-        self._burying.append(claim.position)
-        try:
-            await self._link.bury(DeadLetter(event, error, self.subscription))
-        finally:
-            self._burying.clear()
+        await self._link.bury(DeadLetter(event, error, self.subscription))
         self._finish(claim.position)
 
     # The task that acknowledges
@@ -264,7 +269,7 @@ class Group:
             with trio.move_on_after(self._lease / 3):
                 await self._link.flush()
                 stored = True
-        running = (*self._running, *self._burying, *(() if stored else done))
+        running = (*self._running, *self._in_hand, *(() if stored else done))
 
         async def finish(session: LogSession) -> None:
             finished = done if stored else ()

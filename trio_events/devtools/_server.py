@@ -76,7 +76,7 @@ async def serve_map(  # noqa: ASYNC114, ASYNC128  # `serve_listeners` starts it
         await serve_observer(observer, port, task_status=task_status)
 
 
-async def serve_observer(
+async def serve_observer(  # noqa: ASYNC114, ASYNC128  # `serve_listeners` calls `started`
     observer: Observer, port: int = 0, *, task_status: trio.TaskStatus[str]
 ) -> None:
     """The same with an observer that there is already."""
