@@ -334,9 +334,11 @@ class SubscriptionActor:
           trio.ClosedResourceError: After `discard`.
         """
         front = self.buffer.front
-        if front and self.is_quick:
+        if front and (
+            self.is_quick or (self.buffer.is_overfull and not self.core.instruments.watched_reads)
+        ):
             return front.pop()
-        if front and (not self.must_settle or self.buffer.is_overfull):
+        if front and not self.must_settle:  # instruments watch, and nothing else follows
             event = front.pop()
         else:
             try:
