@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
@@ -340,7 +341,8 @@ async def test_what_is_counted_and_observed(seen: Seen, autojump_clock: MockCloc
         nursery.start_soon(bus.send, "a", "k", "/2")
         await wait_all_tasks_blocked()
         losing[0].close()
-        found = await trio.to_thread.run_sync(seen.metrics)
+        with ThreadPoolExecutor(1) as exporter:  # trio's thread waits for it, as in `shutdown()`
+            found = exporter.submit(seen.metrics).result(timeout=60)
 
         def by_pattern(name: str) -> dict[str, Any]:
             return {a["messaging.destination.subscription.name"]: v for a, v in found[name]}
