@@ -27,6 +27,7 @@ from trio_events import (
     RulePolicy,
     open_event_bus,
 )
+from trio_events.bridge import MemoryLog, open_bridge
 from trio_events.devtools import Observer, _parties
 from trio_events.devtools import _observer as module
 from trio_events.devtools._parties import short_name
@@ -581,6 +582,7 @@ async def test_a_tree_has_its_bounds(autojump_clock: MockClock) -> None:
         ("tests.devtools.shop.report", "report"),
         (f"{__name__}.main.<locals>.work", "work"),
         ("a task of mine", "a task of mine"),
+        ("trio_events follow 'orders.**'", "follow 'orders.**'"),
     ],
 )
 def test_short_names(name: str, short: str) -> None:
@@ -663,3 +665,17 @@ async def test_who_sends_without_a_task_is_another_thread(autojump_clock: MockCl
         state = observer.state()
         assert [sent["party"] for sent in state["sends"]][1:] == ["another thread"]
         assert [row["party"] for row in state["rows"]] == ["another thread"]
+
+
+async def test_a_bridge_is_a_party(autojump_clock: MockClock) -> None:
+    log = MemoryLog()
+    async with open_event_bus() as one, open_event_bus() as other:
+        await (await open_bridge(one, log)).export("orders")
+        await (await open_bridge(other, log)).follow("orders")
+        with Observer(one) as here, Observer(other) as there:
+            await one.send("orders", "order.placed", "/orders/1")
+            await trio.sleep(1)
+            (row,) = here.state()["rows"]
+            assert row["party"] == "export 'orders'"
+            (sent,) = there.state()["sends"]
+            assert sent["party"] == "follow 'orders'"

@@ -33,7 +33,10 @@ _MAX_LINES: Final = 10_000
 
 def short_name(name: str) -> str:
     """The name of a task or function, without its module and the functions around it."""
-    parts = name.removeprefix("trio_events handler ").split(".")
+    name = name.removeprefix("trio_events handler ")
+    if name.startswith("trio_events "):  # a part of a bridge, with its patterns
+        return name.removeprefix("trio_events ")
+    parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         if ".".join(parts[:end]) in sys.modules:
             parts = parts[end:]
