@@ -85,7 +85,7 @@ class SqliteLog:
         check_count("max_events", max_events)
         if synchronous not in get_args(Synchronous):
             raise ValueError(f"synchronous must be 'full' or 'normal', not {synchronous!r}")
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self._max_events = max_events
         self._synchronous = synchronous
 
