@@ -218,10 +218,12 @@ async def test_a_member_that_is_frozen_beyond_its_lease_loses_its_events_to_anot
 
 
 class _Rival(sqlite3.Connection):
-    """A connection beside which another process makes a log of the file, in the worst moment."""
+    """A connection beside which another process makes a log of the file, in a bad moment."""
+
+    moment: str
 
     def execute(self, statement: str, *args: Any) -> sqlite3.Cursor:
-        if statement == "pragma user_version":
+        if statement == self.moment:
             (_, _, path) = super().execute("pragma database_list").fetchone()
             session = _SqliteSession(path, 10)
             with suppress(sqlite3.OperationalError):  # it has to wait
@@ -231,13 +233,15 @@ class _Rival(sqlite3.Connection):
         return super().execute(statement, *args)
 
 
+@pytest.mark.parametrize("moment", ["pragma user_version", "pragma journal_mode=wal"])
 async def test_two_processes_may_make_the_same_file_a_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect, log = sqlite3.connect, SqliteLog(tmp_path / "events.db")
 
     def connect_first(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         monkeypatch.undo()  # the rival's own connection is an ordinary one
+        _Rival.moment = moment
         return connect(*args, factory=_Rival, **kwargs)
 
     monkeypatch.setattr(sqlite3, "connect", connect_first)
