@@ -933,7 +933,7 @@ async def test_what_an_async_hook_raises_leaves_through_the_supervisor(
 
 @pytest.mark.parametrize("hook", [42, "log"])
 async def test_what_can_not_be_called_is_no_hook(hook: Any) -> None:
-    with pytest.raises(TypeError, match="on_dead_letter must be a function"):
+    with pytest.raises(TypeError, match="on_dead_letter must be a plain or async function"):
         async with open_event_bus(on_dead_letter=hook):
             raise AssertionError("not reached")
 
