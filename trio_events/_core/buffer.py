@@ -1,4 +1,4 @@
-"""The events that a subscription has matched and nobody has read yet, and what a full one does."""
+"""The buffer of a subscription: its unread events, and what happens when it is full."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class Overflow(enum.Enum):
     """What happens to an event that a subscription matches while its buffer is full."""
 
     BLOCK = "block"
-    """Nothing is lost: senders of events that the subscription matches wait."""
+    """Nothing is lost: senders of matching events wait."""
 
     DROP_OLDEST = "drop_oldest"
-    """The oldest event in the buffer makes room. Senders never wait."""
+    """The oldest event in the buffer is dropped. Senders never wait."""
 
     DROP_INCOMING = "drop_incoming"
-    """The subscription does not get this event. Senders never wait."""
+    """The new event is dropped, for this subscription only. Senders never wait."""
 
     CLOSE = "close"
-    """The subscription ends. What is buffered stays readable. Senders never wait."""
+    """The subscription ends. Buffered events stay readable. Senders never wait."""
 
     LATEST = "latest"
     """While the buffer is full, only the newest unread event of each system, kind and path is kept.
 
-    What is replaced counts as superseded, not as lost. If the paths are more than the buffer has
-    room for, the oldest event makes room. Senders never wait.
+    Replaced events are counted as superseded, not as dropped. If there are more paths than the
+    buffer has room for, the oldest event is dropped. Senders never wait.
     """
 
 
