@@ -392,7 +392,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         self._router.core.door.check_open()
         self._check_open()
         if interest not in self._actor.interests:
-            raise ValueError(f"{self!r} has not been added to {interest}")
+            raise ValueError(f"{interest} has not been added to {self!r}")
         self._router.remove_interest(self._actor, interest)
 
     def _check_open(self) -> None:

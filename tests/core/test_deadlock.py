@@ -241,7 +241,7 @@ async def test_a_chain_of_senders_and_readers_is_refused(autojump_clock: MockClo
                 refused.append(str(error))
                 await two.channel().receive()
 
-        with pytest.RaisesGroup(pytest.RaisesExc(DeadlockError, match="all its readers wait, too")):
+        with pytest.RaisesGroup(pytest.RaisesExc(DeadlockError, match="all its readers wait too")):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(reads_one_sends_two)
                 nursery.start_soon(reads_two_sends_one)

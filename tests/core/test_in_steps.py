@@ -120,7 +120,7 @@ async def test_what_asks_in_the_middle_of_routing_gets_an_answer(
 
 def test_a_step_needs_room_on_the_stack() -> None:
     reserve_stack()
-    with pytest.raises(RecursionError, match="too near"):
+    with pytest.raises(RecursionError, match="too close"):
         reserve_stack(more=1_000_000)
 
 

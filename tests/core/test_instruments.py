@@ -812,7 +812,7 @@ async def test_an_instrument_that_raises_is_logged_and_removed_and_the_bus_goes_
         await everything(bus, nursery)
     assert calls[-1][0] == hook
     assert names(calls).count(hook) == 1
-    (record,) = (r for r in caplog.records if "without the instrument" in r.getMessage())
+    (record,) = (r for r in caplog.records if "instrument was removed" in r.getMessage())
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith(f"Watcher.{hook} raised")
     assert record.exc_info is not None

@@ -306,7 +306,7 @@ async def test_close_subscription_discards_the_rest_and_lets_running_calls_finis
         assert tasks_living() == before
         assert bus.statistics().unmatched == 1
     [record] = errors()
-    assert record.getMessage().endswith("path='/bad'; the subscription is closed")
+    assert record.getMessage().endswith("path='/bad'; the subscription was closed")
     assert record.exc_info is not None
 
 
@@ -365,9 +365,9 @@ async def test_an_event_is_retried_after_pauses_that_double_until_its_attempts_a
     assert handler.calls == [(0, "/x"), (0.1, "/x"), (0.3, "/x"), (0.7, "/x")]
     assert_books(subscription, delivered=1, failures=4)
     assert [record.getMessage().partition("; ")[2] for record in errors()] == [
-        "attempt 1 of 4, again in 0.1 s",
-        "attempt 2 of 4, again in 0.2 s",
-        "attempt 3 of 4, again in 0.4 s",
+        "attempt 1 of 4, retrying in 0.1 s",
+        "attempt 2 of 4, retrying in 0.2 s",
+        "attempt 3 of 4, retrying in 0.4 s",
     ]
     assert all(record.exc_info is not None for record in errors())
 

@@ -142,7 +142,7 @@ async def test_what_was_evicted_is_logged_once_an_episode(
         history = await bus.open_history("a", max_events=4)
         await send(bus, *map(str, range(20)))
         [message] = log.messages
-        assert message.startswith(f"history 'a' (opened at {history.origin}) is full: ")
+        assert message.startswith(f"history 'a' (opened at {history.origin}) is full and drops ")
         assert "events kept: 4" in message
         history.forget("19")
         history.forget("18")
@@ -150,7 +150,7 @@ async def test_what_was_evicted_is_logged_once_an_episode(
         await trio.sleep(1)
         history.forget("nothing")
         assert log.messages[1:] == [
-            message.partition(" is full")[0] + ": events lost since it was full: 16"
+            message.partition(" is full")[0] + " has stopped dropping events; dropped: 16"
         ]
         await send(bus, *map(str, range(20)))
         assert len(log.messages) == 3

@@ -121,7 +121,7 @@ async def test_the_log_says_where_the_request_went_and_what_keeps_it(
         f"(subscribed at {handled.origin}): not handled yet, wait_forever is busy with" in warning
     )
     assert "path='/busy'" in warning
-    assert f"(subscribed at {reader.origin}): left to its readers" in warning
+    assert f"(subscribed at {reader.origin}): no handler, only its readers can reply" in warning
 
 
 async def test_the_log_names_some_of_many_calls_and_what_was_handled_without_a_reply(
@@ -206,7 +206,7 @@ async def test_a_request_that_is_not_routed_yet_is_described_as_that() -> None:
         requests = bus._router.core.requests
         event = Event("a", "k", "/1")
         pending = requests.begin(event, Pattern.parse("accepted"), "accepted")
-        assert "still in the inbox" in pending.whereabouts()
+        assert "not been routed yet" in pending.whereabouts()
         assert pending.enders() == ()
         requests.end(pending)
         assert pending.whereabouts()
@@ -217,7 +217,7 @@ async def test_a_request_that_is_not_routed_yet_is_described_as_that() -> None:
 
 async def assert_abandoned(bus: EventBus, after: float = 1) -> None:
     start = trio.current_time()
-    with pytest.raises(RequestFailedError, match="nothing is left that could answer") as caught:
+    with pytest.raises(RequestFailedError, match="can't be answered any more") as caught:
         await bus.request("a", "k", "/1")
     assert trio.current_time() - start == after
     assert caught.value.details == {"system": "a", "kind": "k", "path": "/1"}

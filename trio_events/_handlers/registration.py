@@ -201,7 +201,7 @@ class HandlerSet:
           InvalidPatternError: As `EventBus.on`.
         """
         if callable(system):
-            raise TypeError('write @handlers.on("system", ...), with the pattern of the systems')
+            raise TypeError('write @handlers.on("system", ...), with a system pattern')
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
         return self._declare(lambda h: Registration(h, terms, concurrency, ordered, on_error))
 
@@ -260,7 +260,7 @@ class HandlerSet:
           InvalidPatternError: As `EventBus.serve`.
         """
         if callable(system):
-            raise TypeError('write @handlers.serve("system", ...), with the pattern of the systems')
+            raise TypeError('write @handlers.serve("system", ...), with a system pattern')
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
         return self._declare(
             lambda h: Registration(h, terms, concurrency, ordered, on_error, replies=True)

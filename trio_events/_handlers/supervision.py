@@ -24,7 +24,7 @@ def check_seconds(name: str, value: object) -> None:
     try:
         float(value)
     except OverflowError:
-        raise ValueError(f"{name} must be a number of seconds that fits a float") from None
+        raise ValueError(f"{name} must be a number of seconds that fits in a float") from None
 
 
 @final
@@ -70,13 +70,13 @@ def _check_jitter(_: object, attribute: attrs.Attribute[float], value: object) -
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"jitter must be a number, not {value!r}")
     if not 0 <= value <= 1:  # nor is NaN
-        raise ValueError(f"jitter must be between 0 and 1, the share of a pause, not {value}")
+        raise ValueError(f"jitter must be a fraction between 0 and 1, not {value}")
 
 
 def _check_only(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     classes = value if isinstance(value, tuple) else (value,)
     if not classes or not all(isinstance(c, type) and issubclass(c, Exception) for c in classes):
-        raise TypeError(f"only must be a subclass of Exception, or a tuple of some, not {value!r}")
+        raise TypeError(f"only must be a subclass of Exception, or a tuple of them, not {value!r}")
 
 
 def _check_then(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
