@@ -36,7 +36,7 @@ class HistoryStatistics:
     """The counters of a history. matched = kept + replaced + evicted + forgotten."""
 
     matched: int
-    """Events that match the history and that the router has handed to it."""
+    """Events that match the history and that the router has delivered to it."""
 
     kept: int
     """Events in the history."""

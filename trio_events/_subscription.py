@@ -33,7 +33,7 @@ class SubscriptionStatistics:
     """
 
     matched: int
-    """Events that match the subscription and that the router has handed to it."""
+    """Events that match the subscription and that the router has delivered to it."""
 
     delivered: int
     """Events that a reader received, or that the handler was called with."""
