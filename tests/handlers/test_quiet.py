@@ -543,7 +543,7 @@ async def test_a_consumer_that_finishes_in_spite_of_the_timeout_is_not_named(
     "where", ["consumer", "tasks of a consumer", "handler", "tasks of a handler"]
 )
 @pytest.mark.parametrize("end", ["timeout", "exception", "cancellation"])
-async def test_the_last_words_of_those_that_are_cancelled_are_no_error_of_the_bus(
+async def test_an_error_of_a_cancelled_task_is_not_an_error_of_the_bus(
     where: str, end: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = 0

@@ -452,7 +452,7 @@ class Hopeless(Failure):
 )
 @pytest.mark.parametrize("only", [Failure, (OSError, Failure)], ids=repr)
 @pytest.mark.usefixtures("no_log")
-async def test_what_is_not_one_of_only_is_not_retried(
+async def test_an_exception_that_does_not_match_only_is_not_retried(
     error: Exception, calls: int, only: Any, autojump_clock: MockClock
 ) -> None:
     letters: list[DeadLetter] = []
@@ -611,7 +611,7 @@ async def test_only_what_leaves_has_a_note(autojump_clock: MockClock) -> None:
 
 @every_policy
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
-async def test_what_is_no_exception_always_leaves_as_itself(
+async def test_a_base_exception_always_leaves_as_itself(
     policy: OnError, error: BaseException
 ) -> None:
     letters: list[DeadLetter] = []
@@ -630,7 +630,7 @@ async def test_what_is_no_exception_always_leaves_as_itself(
 
 
 @every_policy_that_goes_on
-async def test_what_is_no_exception_leaves_also_out_of_a_group(policy: OnError) -> None:
+async def test_a_base_exception_leaves_even_from_a_group(policy: OnError) -> None:
     interrupt, letters = KeyboardInterrupt(), list[DeadLetter]()
 
     async def handler(event: Event) -> None:
@@ -713,7 +713,7 @@ async def test_a_handler_that_is_cancelled_from_outside_lets_the_scope_have_it(
 
 
 @every_policy
-async def test_what_a_handler_cancels_itself_is_no_failure(
+async def test_a_scope_that_a_handler_cancels_itself_is_not_a_failure(
     policy: OnError, autojump_clock: MockClock
 ) -> None:
     seen: list[str] = []
@@ -932,7 +932,7 @@ async def test_what_an_async_hook_raises_leaves_through_the_supervisor(
 
 
 @pytest.mark.parametrize("hook", [42, "log"])
-async def test_what_can_not_be_called_is_no_hook(hook: Any) -> None:
+async def test_a_hook_must_be_callable(hook: Any) -> None:
     with pytest.raises(TypeError, match="on_dead_letter must be a plain or async function"):
         async with open_event_bus(on_dead_letter=hook):
             raise AssertionError("not reached")

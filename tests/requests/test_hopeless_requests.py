@@ -358,7 +358,7 @@ async def test_a_reply_by_hand_before_the_look_counts(autojump_clock: MockClock)
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("concurrency", [1, 3])
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_a_handler_that_asks_itself_is_told_so(
+async def test_a_handler_that_requests_from_itself_gets_a_deadlock_error(
     concurrency: int, ordered: bool, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus(drain_timeout=0) as bus:
@@ -378,7 +378,7 @@ async def test_a_handler_that_asks_itself_is_told_so(
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("length", [2, 3, 7])
-async def test_a_ring_of_handlers_that_ask_each_other_is_told_so(
+async def test_a_ring_of_handlers_that_wait_for_each_other_gets_a_deadlock_error(
     length: int, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus:
@@ -396,7 +396,9 @@ async def test_a_ring_of_handlers_that_ask_each_other_is_told_so(
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_a_ring_over_a_full_subscription_is_told_so(autojump_clock: MockClock) -> None:
+async def test_a_ring_over_a_full_subscription_gets_a_deadlock_error(
+    autojump_clock: MockClock,
+) -> None:
     """One asks the other, which waits for room in what only the first one reads."""
 
     async def feed(event: Event) -> None:
@@ -421,7 +423,7 @@ async def test_a_ring_over_a_full_subscription_is_told_so(autojump_clock: MockCl
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("length", [1, 2, 3])
-async def test_a_ring_of_consumers_that_ask_each_other_is_told_so(
+async def test_a_ring_of_consumers_that_wait_for_each_other_gets_a_deadlock_error(
     length: int, autojump_clock: MockClock
 ) -> None:
     errors: list[Exception] = []
