@@ -693,12 +693,12 @@ class EventBus(metaclass=NoPublicConstructor):
         max_buffer_size: int = 256,
         history: History | None = None,
     ) -> AbstractAsyncContextManager[EventWaiter]:
-        """Open a block in which no matching event is missed.
+        """Expect events during a block, without missing any.
 
-        It takes effect before the first schedule point of entering, so an event triggered inside
-        the block, or sent by another task meanwhile, is never missed. If several waiters expect an
-        event, each of them gets it. Waiters make no sender wait, and don't count towards
-        `max_subscriptions`.
+        The block gets an `EventWaiter`. It takes effect before the first schedule point of
+        entering, so an event triggered inside the block, or sent by another task meanwhile, is
+        never missed. If several waiters expect an event, each of them gets it. Waiters make no
+        sender wait, and don't count towards `max_subscriptions`.
 
         Entering is a checkpoint, always; leaving is not. Cancel-safe: if cancelled, the waiter is
         closed.

@@ -285,17 +285,17 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @property
     def system(self) -> str:
-        """The system pattern passed to `subscribe`, in canonical form."""
+        """The system pattern that it was opened with, in canonical form."""
         return str(self._actor.interest.system)
 
     @property
     def kind(self) -> str | None:
-        """The kind pattern passed to `subscribe`, in canonical form; None matches every kind."""
+        """The kind pattern that it was opened with, in canonical form; None matches every kind."""
         return None if self._actor.interest.kind is None else str(self._actor.interest.kind)
 
     @property
     def path(self) -> str | None:
-        """The path, or pattern for it, passed to `subscribe`; None matches every path."""
+        """The path, or pattern for it, that it was opened with; None matches every path."""
         return None if self._actor.interest.path is None else str(self._actor.interest.path)
 
     @property

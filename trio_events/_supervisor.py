@@ -232,7 +232,7 @@ def _cause(
     postponed: BaseException | None,
 ) -> BaseException:
     """The one exception that caused a group from the supervisor's nursery, or else a group."""
-    # The actors raise Cancelled, too; beside another exception it tells nothing.
+    # The actors raise Cancelled, too, which is irrelevant if there is another exception.
     errors = [error for error in group.exceptions if not is_cancelled(error)]
     if postponed is not None:
         return BaseExceptionGroup(group.message, [*errors, postponed])

@@ -372,7 +372,7 @@ async def test_right_after_the_only_subscriber_has_closed_there_is_none(
 async def test_a_task_that_subscribes_in_the_same_instant_gets_the_request(
     path: str | None, autojump_clock: MockClock
 ) -> None:
-    """Whoever comes first: if the subscription is in force, then the request finds it."""
+    """In any order: if the subscription is in force, the request finds it."""
     for _ in range(10):  # trio shuffles who runs first
         log: list[str] = []
 
