@@ -278,7 +278,7 @@ async def test_a_context_copied_inside_the_block_keeps_the_bus(autojump_clock: M
     assert bus.statistics().accepted == 0
 
 
-async def test_a_bus_is_no_context_manager_itself(autojump_clock: MockClock) -> None:
+async def test_a_bus_is_not_a_context_manager_itself(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus:
         assert isinstance(bus, EventBus)
         assert not hasattr(bus, "__aenter__")

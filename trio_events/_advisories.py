@@ -1,4 +1,4 @@
-"""The bus's own events: system `$bus`, while somebody subscribes to them."""
+"""The bus's own events: system `$bus`, sent while something subscribes to them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MAX_REMEMBERED: Final = 4096
 @final
 @attrs.frozen
 class SubscriptionOpened:
-    """A subscription is in force: the data of `subscription.opened`."""
+    """A subscription has been opened: the data of `subscription.opened`."""
 
     number: int
-    """A number that it alone has on its bus."""
+    """Its number, unique on its bus."""
 
     system: str
     kind: str | None
@@ -37,13 +37,13 @@ class SubscriptionOpened:
     """The line that subscribed, or where the handler is defined."""
 
     handler: str | None
-    """The name of its handler, or None if it has none."""
+    """The name of its handler, or None."""
 
 
 @final
 @attrs.frozen
 class SubscriptionClosed:
-    """A subscription matches no more events: the data of `subscription.closed`."""
+    """A subscription has stopped matching events: the data of `subscription.closed`."""
 
     number: int
     system: str
@@ -69,7 +69,7 @@ class LossStarted:
     number: int
     origin: str
     dropped: int
-    """Events that it has lost so far, in all episodes."""
+    """Events that it has dropped so far, in all episodes."""
 
 
 @final
@@ -80,25 +80,25 @@ class LossOver:
     number: int
     origin: str
     lost: int
-    """Events that it lost in the episode."""
+    """Events that it dropped in the episode."""
 
 
 @final
 @attrs.frozen
 class SendersWaiting:
-    """Senders have been waiting for a subscription: the data of `senders.stalled`."""
+    """Senders are waiting for room in a subscription: the data of `senders.stalled`."""
 
     number: int
     origin: str
     waiting: int
     seconds: float
-    """How long the first of them has waited."""
+    """How long the first of them has been waiting."""
 
 
 @final
 @attrs.frozen
 class HandlingFailed:
-    """A handler has raised: the data of `handler.failed`, and, for good, of `event.failed`."""
+    """A handler raised: the data of `handler.failed`, and of `event.failed` if it was for good."""
 
     number: int
     origin: str
@@ -111,7 +111,7 @@ class HandlingFailed:
 
     message: str
     treatment: str
-    """What is done about it, such as `Log` or `Propagate`."""
+    """The consequence, such as `Log` or `Propagate`."""
 
 
 @final
@@ -132,19 +132,19 @@ class HandlerSlow:
 @final
 @attrs.frozen
 class RequestsWaiting:
-    """Requests of one system and kind wait for replies: the data of `request.stalled`."""
+    """Requests of one system and kind are waiting for replies: the data of `request.stalled`."""
 
     system: str
     kind: str
     path: str
-    """That of the request that has waited longest."""
+    """The path of the request that has waited longest."""
 
     waiting: int
     seconds: float
-    """How long that one has waited."""
+    """How long that request has been waiting."""
 
     whereabouts: str
-    """Which subscriptions got it, and what they are doing."""
+    """The subscriptions that received it, and what they are doing."""
 
 
 @final
@@ -156,13 +156,13 @@ class DeadlockRefused:
     """The system of the event."""
 
     subscription: str
-    """The subscription that it waited for, or those that had the request."""
+    """The subscription that it waited for, or those that received the request."""
 
 
 @final
 @attrs.frozen
 class AccessDenied:
-    """The policy refuses something, again and again: the data of `access.denied`."""
+    """The policy has denied an action: the data of `access.denied`."""
 
     actor: str
     action: str
@@ -190,7 +190,7 @@ class EventUnmatched:
     system: str
     kind: str
     path: str
-    """That of the latest one."""
+    """The path of the latest one."""
 
     times: int
 
@@ -201,10 +201,10 @@ class BusEnding:
     """The bus is closing: the data of `bus.draining` and `bus.closing`."""
 
     handlers: int
-    """Handlers at work."""
+    """Open subscriptions that have a handler."""
 
     unread: int
-    """Events that have been accepted, and not read."""
+    """Events that have been accepted but not read."""
 
 
 class Reader(Hashable, Protocol):
@@ -223,16 +223,16 @@ Counts: TypeAlias = dict[tuple[str, ...], int]
 @final
 @attrs.define(eq=False)
 class Advisories(Instrument):
-    """Makes events of what happens on a bus, while somebody subscribes to `$bus`.
+    """Sends events about what happens on a bus, while something subscribes to `$bus`.
 
-    Unlike other instruments it is told within the step in which something happens, so that its
-    events have the right place in the total order. It says nothing about subscriptions to `$bus`
-    themselves, or it would go on forever.
+    Unlike other instruments it is called within the step in which something happens, so that its
+    events have the right place in the total order. It reports nothing about subscriptions to `$bus`
+    themselves, or it would never stop.
     """
 
     _router: Router
     lost: int = attrs.field(default=0, init=False)
-    """Events that found no room in the inbox."""
+    """Events that were lost because the inbox was full."""
 
     _readers: dict[Reader, None] = attrs.field(factory=dict, init=False)
     _denied: Counts = attrs.field(factory=dict, init=False)
@@ -240,13 +240,13 @@ class Advisories(Instrument):
 
     @staticmethod
     def of(router: Router) -> Advisories:
-        """Those of a bus. They are there when they are wanted."""
+        """The advisories of a bus. They cost nothing until something subscribes to them."""
         advisories = Advisories(router)
         router.core.instruments.on_interests = advisories.heed
         return advisories
 
     def heed(self, reader: Reader) -> None:
-        """A subscription or a history matches something else now, or nothing any more."""
+        """Note that the patterns of a subscription or a history have changed."""
         reads = not reader.closed and _reads_these(reader)
         if reads == (reader in self._readers):
             return
@@ -439,7 +439,7 @@ def _count(counts: Counts, key: tuple[str, ...], more: int = 1) -> int | None:
     """Count; returns the count when it reaches 1, 2, 4, 8 …, or has just passed one of these."""
     before = counts.pop(key, 0)
     if len(counts) >= _MAX_REMEMBERED:
-        del counts[next(iter(counts))]  # that which has been counted the longest time ago
+        del counts[next(iter(counts))]  # the one counted least recently
     counts[key] = now = before + more
     return now if now.bit_length() > before.bit_length() else None
 

@@ -29,7 +29,7 @@ from ._subscription import Subscription
 async def send(system: str, kind: str, path: str, data: object = None) -> None:
     """Send an event to every subscription that matches it, on the bus around the caller.
 
-    When this returns, every matching subscription gets the event, or has its loss counted. It
+    Once this returns, every matching subscription either gets the event or counts it as lost. It
     waits while a matching subscription with `Overflow.BLOCK` is full, and while the inbox is full.
 
     A cancellation point always; a schedule point if it waits, and at least every
@@ -86,7 +86,7 @@ async def subscribe(
 ) -> Subscription[DataT] | Subscription:
     """Subscribe to events by pattern, on the bus around the caller.
 
-    Every matching event that is sent after this returned is received.
+    The subscription receives every matching event sent after this returns.
 
     A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
@@ -163,7 +163,7 @@ def on(
     overflow: Overflow = Overflow.BLOCK,
     history: History | None = None,
 ) -> Coroutine[Any, Any, Subscription[Any]]:
-    """Have an async function called with each event that matches, by the bus around the caller.
+    """Call an async function with each event that matches, on the bus around the caller.
 
     The bus supervises it: `on_error` decides what happens if it raises. Leaving the block of the
     bus waits until it has finished.
@@ -172,12 +172,12 @@ def on(
 
     Args:
       handler: An async function of one event.
-      system: A pattern for the system of events; it is required.
+      system: A pattern for the system of events; required.
       kind: A pattern for the kind of events; None matches every kind.
       path: A path, or a pattern for it; None matches every path.
       data: The type of the events' data, for type checkers only.
       concurrency: How many calls may run at the same time.
-      ordered: Whether events of one system and path are handled one after the other.
+      ordered: Whether events of one system and path are handled one at a time, in order.
       on_error: What happens when the handler raises: `Propagate`, `Log`, `CloseSubscription` or
         `Retry`.
       max_buffer_size: How many events may wait to be handled before the buffer is full.
@@ -248,10 +248,10 @@ def serve(
     max_buffer_size: int = 256,
     overflow: Overflow = Overflow.BLOCK,
 ) -> Coroutine[Any, Any, Subscription[Any]]:
-    """Answer requests: have an async function called with each, and reply with its result.
+    """Answer requests: call an async function with each, and reply with its result.
 
-    It is called by the bus around the caller. The requester gets what it returns as the data of
-    the reply. `raise Reject(data)` rejects a request.
+    The bus around the caller calls it. The requester gets its return value as the data of the
+    reply. `raise Reject(data)` rejects a request.
 
     A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
@@ -262,7 +262,7 @@ def serve(
       path: A path, or a pattern for it; None matches every path.
       data: The type of the requests' data, for type checkers only.
       concurrency: How many calls may run at the same time.
-      ordered: Whether requests of one system and path are answered one after the other.
+      ordered: Whether requests of one system and path are answered one at a time, in order.
       on_error: What happens when the responder raises, besides the failed reply.
       max_buffer_size: How many requests may wait to be answered before the buffer is full.
       overflow: What happens to a request when the buffer is full.
@@ -356,7 +356,7 @@ async def start(
     The function gets a keyword argument `task_status`, and calls `task_status.started(value)` when
     it is ready.
 
-    A checkpoint, always. Cancel-safe: if cancelled, so is the task.
+    A checkpoint, always. Cancel-safe: if cancelled, the task is cancelled as well.
 
     Args:
       async_fn: An async function.
@@ -387,8 +387,8 @@ def expect(
 
     An event that is triggered inside the block is never missed. The block gets an `EventWaiter`.
 
-    Entering is a checkpoint, always; leaving is not. Cancel-safe: if cancelled, nothing is
-    expected any more.
+    Entering is a checkpoint, always; leaving is not. Cancel-safe: if cancelled, the waiter is
+    closed.
 
     Args:
       system: A pattern for the system of events.
@@ -416,13 +416,13 @@ async def wait_for(
 ) -> Event:
     """Wait for the next event that matches, on the bus around the caller, and return it.
 
-    A checkpoint, always. Cancel-safe: if cancelled, nothing is expected any more.
+    A checkpoint, always. Cancel-safe: if cancelled, the waiter is closed.
 
     Args:
       system: A pattern for the system of events.
       kind: A pattern for the kind of events; None matches every kind.
       path: A path, or a pattern for it; None matches every path.
-      where: A plain function of an event: events for which it returns false are ignored.
+      where: A plain function of an event. Events for which it returns a false value are skipped.
       history: A history: if it has kept such an event, this doesn't wait.
 
     Raises:
@@ -441,7 +441,7 @@ async def request(
 
     `reply.accepted` says whether it was accepted or rejected.
 
-    A checkpoint, always. Cancel-safe: if cancelled, nothing waits for the reply any more, but the
+    A checkpoint, always. Cancel-safe: if cancelled, it no longer waits for the reply, but the
     request may have been sent.
 
     Args:
@@ -472,7 +472,7 @@ async def open_history(
     per_path: int | None = 1,
     max_events: int = 1024,
 ) -> History:
-    """Keep the last events of each path for later subscribers, on the bus around the caller.
+    """Keep the latest events of each path for later subscribers, on the bus around the caller.
 
     A checkpoint, always. Cancel-safe: if cancelled, there is no history.
 
@@ -495,9 +495,9 @@ async def open_history(
 
 
 def is_wanted(system: str, kind: str, path: str) -> bool:
-    """Whether such an event would be received or kept if it were sent now. Not a checkpoint.
+    """Whether anything would receive or keep such an event now. Not a checkpoint.
 
-    It asks the bus around the caller. Use it to avoid computing `data` that nothing needs.
+    It asks the bus around the caller. Use it to avoid preparing `data` that nothing needs.
 
     Args:
       system: As in `send`.
@@ -513,7 +513,7 @@ def is_wanted(system: str, kind: str, path: str) -> bool:
 
 
 @final
-class use(AbstractContextManager[EventBus, None]):  # noqa: N801  # it is used as a function is
+class use(AbstractContextManager[EventBus, None]):  # noqa: N801  # it is used like a function
     """Make a bus the one around the block, and around tasks that are started in it.
 
     In the block of `with events.use(bus.for_actor("plugin")):`, for example, `send` and the other
@@ -523,7 +523,7 @@ class use(AbstractContextManager[EventBus, None]):  # noqa: N801  # it is used a
       bus: An open bus.
 
     Raises:
-      TypeError: If it is not an `EventBus`.
+      TypeError: If it isn't an `EventBus`.
     """
 
     def __init__(self, bus: EventBus) -> None:

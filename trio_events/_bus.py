@@ -55,7 +55,7 @@ from ._terms import Terms
 DataT = TypeVar("DataT")
 
 ANYBODY: Final = "anybody"
-"""The actor on whose behalf a bus acts until `EventBus.for_actor` says another."""
+"""The actor of a bus, unless `EventBus.for_actor` names another one."""
 
 current_bus: ContextVar[EventBus] = ContextVar("trio_events.current_bus")
 """The bus of the innermost `open_event_bus` around the running task."""
@@ -67,43 +67,43 @@ class EventBusStatistics:
     """The state of a bus."""
 
     accepted: int
-    """Events that were accepted since the bus was opened."""
+    """Events accepted since the bus was opened."""
 
     unmatched: int
-    """Events among them that no subscription and no history matched."""
+    """Accepted events that no subscription and no history matched."""
 
     refused: int
-    """Events that `send_soon` took and the bus could not accept."""
+    """Events passed to `send_soon` that the bus could not accept."""
 
     current_inbox_used: int
-    """Events among them that the router has not routed yet."""
+    """Accepted events that the router has not routed yet."""
 
     inbox_size: int
-    """Events in the inbox at which senders begin to wait."""
+    """The number of events in the inbox at which senders begin to wait."""
 
     open_subscriptions: int
-    """Subscriptions that are open."""
+    """Open subscriptions."""
 
     open_histories: int
-    """Histories that are open."""
+    """Open histories."""
 
     open_waiters: int
-    """Blocks of `expect`, and calls of `wait_for` and `request`, that are open."""
+    """Open blocks of `expect`, and running calls of `wait_for` and `request`."""
 
     advisories_lost: int
-    """The bus's own events that found no room in the inbox."""
+    """The bus's own events that were lost because the inbox was full."""
 
     routes_remembered: int
-    """Pairs of system and kind whose route is remembered."""
+    """Pairs of system and kind whose route is cached."""
 
     tasks_waiting_send: int
-    """Tasks that wait in `send`."""
+    """Tasks waiting in `send`."""
 
 
 @final
 @attrs.define
 class _Refused:
-    """The events that `send_soon` could not send, counted for all names of a bus."""
+    """The number of events that `send_soon` could not send, for all actors of a bus."""
 
     count: int = 0
 
@@ -111,7 +111,7 @@ class _Refused:
 @final
 @attrs.define(eq=False, repr=False)
 class EventBus(metaclass=NoPublicConstructor):
-    """An open event bus, in the name of one actor. Get one from `open_event_bus`."""
+    """An open event bus, used in the name of one actor. Get one from `open_event_bus`."""
 
     _made_by: ClassVar = "open_event_bus"
     _router: Router
@@ -125,35 +125,35 @@ class EventBus(metaclass=NoPublicConstructor):
     _on_dead_letter: DeadLetterHook | None
     _advisories: Advisories
     _refused: _Refused = attrs.field(factory=_Refused, init=False)
-    _writers: set[str] = attrs.field(factory=set, init=False)  # as which bridges append to logs
+    _writers: set[str] = attrs.field(factory=set, init=False)  # of bridges that append to logs
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, system: str, kind: str, path: str, data: object = None) -> None:
         """Send an event to every subscription that matches it.
 
-        When this returns, every matching subscription in force gets the event, or has its loss
-        counted. It does not mean that anybody has read it.
+        Once this returns, every matching subscription either gets the event or counts it as lost.
+        That doesn't mean that a subscriber has read it.
 
         A cancellation point always; a schedule point if it waits, and at least every
         `checkpoint_every` calls. It waits while a matching subscription with `Overflow.BLOCK` is
-        full, and while the inbox is full; senders that wait go on first come, first served.
+        full, and while the inbox is full. Waiting senders proceed first come, first served.
         Cancel-safe: if cancelled, nothing was sent.
 
         Args:
-          system: What it is about: a name in dot-separated segments.
-          kind: What happened: a name in dot-separated segments.
-          path: Which thing it happened to: any text but the empty one.
-          data: Anything; subscribers get this very object.
+          system: The part of the application that the event is about, in dot-separated segments.
+          kind: What happened, in dot-separated segments.
+          path: The thing that it happened to, any text that isn't empty.
+          data: The payload, any object. Subscribers get this very object.
 
         Raises:
-          TypeError: If `system`, `kind` or `path` is not a `str`.
-          InvalidEventError: If one of them is not what it should be.
-          PolicyDeniedError: If the policy does not allow to send to this system.
-          BusClosedError: If the bus was closed, before or meanwhile.
-          NoBusError: If this is called in another thread. Nothing was sent.
+          TypeError: If `system`, `kind` or `path` isn't a `str`.
+          InvalidEventError: If one of them isn't valid.
+          PolicyDeniedError: If the policy doesn't allow sending to this system.
+          BusClosedError: If the bus was closed before the call, or is closed while it waits.
+          NoBusError: If this is called from another thread. Nothing was sent.
           DeadlockError: If the send has waited for a second and would wait forever: every task
-            that has read from the full subscription waits itself, by whatever detours, for the
-            sender. A send that has a deadline is left alone.
+            that has read from the full subscription is itself waiting, directly or indirectly, for
+            the sender. A send with a deadline doesn't raise this.
         """
         self._core.door.check_here()
         await next(self._core.pace.steps)()
@@ -177,7 +177,7 @@ class EventBus(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, system: str, kind: str, path: str, data: object = None) -> None:
-        """Like `send`, but where that would wait, raise `trio.WouldBlock`. Not a checkpoint.
+        """Like `send`, but raise `trio.WouldBlock` instead of waiting. Not a checkpoint.
 
         Raises:
           trio.WouldBlock: If `send` would wait. Nothing was sent.
@@ -193,7 +193,7 @@ class EventBus(metaclass=NoPublicConstructor):
                 self._router.offer(event)
 
     def is_here(self) -> bool:
-        """Whether the caller is in the run of trio that this bus belongs to.
+        """Whether the caller is in the trio run that this bus belongs to.
 
         False in another thread, where only `send_soon` may be called.
         """
@@ -201,9 +201,9 @@ class EventBus(metaclass=NoPublicConstructor):
         return here is self._token
 
     def is_wanted(self, system: str, kind: str, path: str) -> bool:
-        """Whether such an event would be received or kept now. Not a checkpoint.
+        """Whether anything would receive or keep such an event now. Not a checkpoint.
 
-        Use it to save the work of making `data` that nothing needs.
+        Use it to avoid preparing `data` that nothing needs.
 
         Args:
           system: As in `send`.
@@ -213,7 +213,7 @@ class EventBus(metaclass=NoPublicConstructor):
         Raises:
           TypeError: As `send`.
           InvalidEventError: As `send`.
-          NoBusError: If this is called in another thread.
+          NoBusError: If this is called from another thread.
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
@@ -226,11 +226,11 @@ class EventBus(metaclass=NoPublicConstructor):
         """Send an event from anywhere: another thread, a callback, a signal handler.
 
         Returns at once. Trio sends the event soon afterwards; calls from one thread keep their
-        order. Nothing can wait there, so an event is refused if a subscription would make `send`
-        wait at that moment, or if `send` would raise. That is counted in `statistics().refused`
-        and logged, and never ends the run. A full inbox is no reason: the router works first. A
-        thread that can wait should rather use `trio.from_thread.run(bus.send, ...)`, with which
-        nothing is refused silently.
+        order. As nothing can wait there, an event is refused if a subscription would make `send`
+        wait at that moment, or if `send` would raise. Refused events are counted in
+        `statistics().refused` and logged; they never end the run. A full inbox is not a reason to
+        refuse an event, because the router empties it first. If your thread can wait, use
+        `trio.from_thread.run(bus.send, ...)` instead, which waits or raises.
 
         Not a checkpoint.
 
@@ -305,35 +305,35 @@ class EventBus(metaclass=NoPublicConstructor):
     ) -> Subscription[DataT]:
         """Subscribe to the events whose system and kind match two patterns.
 
-        Every event that is accepted after this returned is received, until the subscription or
-        the bus is closed. Subscribe twice to receive everything twice.
+        The subscription receives every event accepted after this returns, until it or the bus is
+        closed. To receive everything twice, subscribe twice.
 
         A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
         Args:
           system: A pattern for the system of events.
           kind: A pattern for the kind of events; None matches every kind.
-          path: The one path that is wanted, or a pattern for it, with `/` between the segments
-            and the same wildcards; None is every path. `ExactPath` takes any text as it is.
-          data: The type of the events' data, for type checkers only. Nothing is checked.
+          path: A path, or a pattern with `/` between the segments and the same wildcards; None
+            matches every path. `ExactPath` takes any text literally.
+          data: The type of the events' data, for type checkers only. It isn't checked at run time.
           max_buffer_size: How many events may wait to be read before the buffer is full.
           overflow: What happens to an event when the buffer is full.
-          history: A history of this bus whose patterns cover these. Then what it has kept and
-            matches is in the buffer already, in the order in which it was sent, and nothing is
-            missing or doubled between that and what comes. What doesn't fit is treated as
+          history: A history of this bus whose patterns cover these. The matching events that it has
+            kept come first, in the order in which they were sent. Between them and the events
+            that are sent later, none is missing or doubled. What doesn't fit is treated as
             `overflow` says; with `Overflow.BLOCK` it is held, and `subscribe` doesn't wait.
 
         Raises:
-          TypeError: If an argument is not of its type.
+          TypeError: If an argument has the wrong type.
           ValueError: If `max_buffer_size` is less than 1, `overflow` is `Overflow.BLOCK` and the
             pattern matches the bus's own events, or `history` doesn't cover the patterns or belongs
             to another bus.
           trio.ClosedResourceError: If `history` was closed.
-          InvalidPatternError: If a text is not a pattern.
-          NoBusError: If the caller is not in the trio run of the bus.
-          PolicyDeniedError: If the policy does not allow to subscribe to this system.
-          BusClosedError: If the bus was closed, before or meanwhile.
-          SubscriptionLimitError: If `max_subscriptions` are open.
+          InvalidPatternError: If a pattern isn't valid.
+          NoBusError: If the caller isn't in the trio run of the bus.
+          PolicyDeniedError: If the policy doesn't allow subscribing to this system.
+          BusClosedError: If the bus was closed before the call, or is closed meanwhile.
+          SubscriptionLimitError: If `max_subscriptions` subscriptions are already open.
         """
         terms = Terms.of(system, kind, path, max_buffer_size, overflow, history)
         origin = caller()
@@ -388,43 +388,43 @@ class EventBus(metaclass=NoPublicConstructor):
         overflow: Overflow = Overflow.BLOCK,
         history: History | None = None,
     ) -> Coroutine[Any, Any, Subscription[Any]]:
-        """Subscribe, and have an async function called with each event.
+        """Subscribe, and call an async function with each event.
 
-        By default it is called with one event after the other, in order. It runs in the context
-        variables of the caller, with this very bus as the one around it: a handler that was
-        registered through `bus.for_actor("plugin")` acts as the plugin. When the bus is closed,
-        it is still called with all that was accepted, for as long as `drain_timeout` allows. The
-        bus holds it strongly.
+        By default, the handler processes one event at a time, in order. It runs in a copy of the
+        caller's context variables, in which this bus is the current one: a handler registered
+        through `bus.for_actor("plugin")` acts as the plugin. After the bus is closed, it is still
+        called with everything that was accepted, for up to `drain_timeout` seconds. The bus keeps
+        a strong reference to it.
 
         A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
         Args:
           handler: The async function.
-          system: As in `subscribe`; it is required.
+          system: As in `subscribe`; required.
           kind: As in `subscribe`.
           path: As in `subscribe`.
-          data: The type of the events' data, for type checkers only. Nothing is checked.
-          concurrency: How many calls there may be at once. They begin in the order of events.
-          ordered: Whether events of one system and path are handled one after the other, in order,
-            although there are several calls at once. An event whose turn hasn't come yet is set
-            aside, which holds up no other path. It counts as queued, and takes room in the buffer.
-            Without `concurrency` this has no effect: all events are handled in order.
-          on_error: What is to be done when the handler raises an `Exception`; see `Propagate`,
-            `Log`, `CloseSubscription` and `Retry`.
+          data: The type of the events' data, for type checkers only. It isn't checked at run time.
+          concurrency: How many calls may run at once. They begin in the order of events.
+          ordered: Whether events of one system and path are handled one at a time, in order, even
+            if several calls run at once. An event whose turn hasn't come yet is set aside, which
+            delays no other path. It counts as queued, and takes room in the buffer. Without
+            `concurrency` this has no effect: all events are handled in order.
+          on_error: What to do when the handler raises an `Exception`: see `Propagate`, `Log`,
+            `CloseSubscription` and `Retry`.
           max_buffer_size: As in `subscribe`.
           overflow: As in `subscribe`.
           history: As in `subscribe`.
 
         Raises:
-          TypeError: If the handler is not an async function that can be called with one argument,
-            or another argument not of its type.
+          TypeError: If the handler isn't an async function that can be called with one argument,
+            or another argument has the wrong type.
           ValueError: If a number is less than 1.
           EventBusError: As `subscribe`.
         """
         if system is None:
             raise TypeError(
-                "`on` is no decorator: write `await bus.on(handler, system, ...)`, or declare the "
-                "handler with `@handlers.on(system, ...)` on a HandlerSet"
+                "`on` isn't a decorator: write `await bus.on(handler, system, ...)`, or declare "
+                "the handler with `@handlers.on(system, ...)` on a HandlerSet"
             )
         terms = Terms.of(system, kind, path, max_buffer_size, overflow, history)
         return self._on(Registration(handler, terms, concurrency, ordered, on_error), caller())
@@ -474,19 +474,19 @@ class EventBus(metaclass=NoPublicConstructor):
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
     ) -> Coroutine[Any, Any, Subscription[Any]]:
-        """Answer requests: have an async function called with each, and reply with its result.
+        """Answer requests: call an async function with each, and reply with its result.
 
-        It is a handler as `on` registers it. What it returns is the data of the reply, an event of
-        the same system and path whose kind is that of the request with its last segment replaced
-        by `accepted`. If it raises `Reject(data)`, that segment is `rejected`. Any other
-        `Exception` that isn't retried makes the reply `failed`, with the type and the text of the
-        exception as its data, and is treated as `on_error` says: the requester gets
-        `RequestFailedError`.
+        The responder is registered like a handler of `on`. Its return value is the data of the
+        reply. The reply has the system, path and kind of the request, except that the last segment
+        of the kind is replaced by `accepted`. If the responder raises `Reject(data)`, that segment
+        is `rejected`. After any other `Exception` that isn't retried, it is `failed`, the data is
+        the type and the text of the exception, and the requester gets `RequestFailedError`; then
+        `on_error` decides what happens here.
 
-        A reply answers this very request and no other. It is sent by the actor of this bus, as
-        `send` would. There is none if the request already has one. For an event that was sent and
-        not requested, the responder is called, and what it returns is dropped; it isn't called for
-        replies.
+        A reply answers its request and no other. It is sent as `send` would, in the name of this
+        bus's actor, unless the request already has a reply. For an event that was sent with `send`
+        instead of `request`, the responder is called, and its result is dropped. It isn't called
+        for replies.
 
         A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
@@ -498,7 +498,7 @@ class EventBus(metaclass=NoPublicConstructor):
           data: As in `on`.
           concurrency: As in `on`.
           ordered: As in `on`.
-          on_error: As in `on`, but for the default.
+          on_error: As in `on`; `Log()` by default.
           max_buffer_size: As in `subscribe`.
           overflow: As in `subscribe`.
 
@@ -515,10 +515,10 @@ class EventBus(metaclass=NoPublicConstructor):
     async def reply(
         self, request: Event[Any], data: object = None, *, accepted: bool = True
     ) -> None:
-        """Reply to a request, from anywhere and once.
+        """Reply to a request, from any task, once.
 
-        The reply is an event as `serve` would send it, and answers this very request and no other.
-        If nothing waits for it any more, it is sent all the same.
+        The reply is an event as `serve` would send it, and answers this request and no other. It is
+        sent even if nothing waits for it any more.
 
         A cancellation point always; a schedule point if it waits, and at least every
         `checkpoint_every` calls. Waits as `send` does. Cancel-safe: if cancelled, nothing was sent,
@@ -530,11 +530,11 @@ class EventBus(metaclass=NoPublicConstructor):
           accepted: Whether the reply's kind ends in `accepted` or in `rejected`.
 
         Raises:
-          TypeError: If `request` is not an `Event`.
-          InvalidEventError: If it is not a request of this bus, or already has a reply. Nothing was
+          TypeError: If `request` isn't an `Event`.
+          InvalidEventError: If it isn't a request of this bus, or already has a reply. Nothing was
             sent.
-          EventBusError: As `send`. While the bus is closing, what its handlers have requested may
-            be replied to by everybody.
+          EventBusError: As `send`. While the bus is closing, any task may reply to requests that
+            its handlers have made.
         """
         if not isinstance(request, Event):
             raise TypeError(f"request must be an Event, not {request!r}")
@@ -549,7 +549,7 @@ class EventBus(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def include(self, handlers: HandlerSet) -> tuple[Subscription, ...]:
-        """Put the handlers of a set to work, all or none of them, as `on` does for one.
+        """Register all handlers of a set, as `on` does for one, or none of them.
 
         A checkpoint, always. Cancel-safe: if cancelled, there is no subscription.
 
@@ -557,7 +557,7 @@ class EventBus(metaclass=NoPublicConstructor):
           Their subscriptions, in the order in which the handlers were declared.
 
         Raises:
-          TypeError: If that is no `HandlerSet`.
+          TypeError: If `handlers` isn't a `HandlerSet`.
           EventBusError: As `subscribe`.
         """
         if not isinstance(handlers, HandlerSet):
@@ -584,25 +584,26 @@ class EventBus(metaclass=NoPublicConstructor):
     ) -> None:
         """Start a consumer: a task in the nursery of the bus. Not a checkpoint.
 
-        When the bus is closed, consumers finish first: it waits until nothing is under way and each
-        of them waits to read from a subscription. Then the channels end, their loops end, and they
-        have the rest of `drain_timeout` to return. A consumer that waits for anything else is
-        working: if it doesn't come back to read, or return, in time, it is cancelled and logged.
+        When the bus is closed, consumers finish first: the bus waits until nothing is under way and
+        every consumer is waiting to read from a subscription. Then the channels end, so the loops
+        over them end too, and the consumers have the rest of `drain_timeout` to return. A consumer
+        that waits for anything else counts as working: if it doesn't read again, or return, in
+        time, it is cancelled and logged.
 
-        The task has a copy of the context variables of the caller, with this very bus as the one
-        around it: what is started through `bus.for_actor("plugin")` acts as the plugin. An
-        exception leaves through the supervisor, as in any nursery.
+        The task has a copy of the caller's context variables, in which this bus is the current one:
+        a consumer started through `bus.for_actor("plugin")` acts as the plugin. An exception leaves
+        through the supervisor, as in any nursery.
 
         Args:
           async_fn: The async function.
-          args: What it is called with.
+          args: The arguments to call it with.
           name: The name of the task, for debugging and for the log; by default, that of the
             function.
 
         Raises:
           TypeError: If `async_fn` isn't an async function that can be called with these arguments.
           BusClosedError: If the bus was closed, and the caller doesn't belong to it.
-          NoBusError: If the caller is not in the trio run of the bus.
+          NoBusError: If the caller isn't in the trio run of the bus.
         """
         owned = self._own("start_soon", async_fn, args, name)
         name = async_fn if name is None else name
@@ -615,9 +616,9 @@ class EventBus(metaclass=NoPublicConstructor):
         """Start a consumer as `start_soon` does, and wait until it has called `started`.
 
         The function gets a keyword argument `task_status`, and calls `task_status.started(value)`
-        when it is ready. Until then, what it raises is raised here.
+        when it is ready. An exception before that is raised here.
 
-        A checkpoint, always. Cancel-safe: if cancelled, so is the task.
+        A checkpoint, always. Cancel-safe: if cancelled, the task is cancelled as well.
 
         Args:
           async_fn: As in `start_soon`.
@@ -629,7 +630,7 @@ class EventBus(metaclass=NoPublicConstructor):
 
         Raises:
           TypeError: As `start_soon`.
-          BusClosedError: As `start_soon`; or `drain_timeout` has expired meanwhile.
+          BusClosedError: As `start_soon`, or if `drain_timeout` expires meanwhile.
           NoBusError: As `start_soon`.
           RuntimeError: If the function returned without calling `started`.
         """
@@ -668,16 +669,17 @@ class EventBus(metaclass=NoPublicConstructor):
     async def wait_idle(self) -> None:
         """Wait until nothing is under way, as at the end of the bus, but without closing it.
 
-        When this returns, every event that had been accepted before the call was routed, handlers
-        have finished what they were called with, and each consumer of the bus has read what there
-        was and waits to read more. Other readers are not waited for, nor are sends that wait.
+        When this returns, every event accepted before the call has been routed, handlers have
+        finished their calls, and every consumer of the bus has read what there was and is waiting
+        to read more. It doesn't wait for other readers, or for sends that are waiting.
 
-        A checkpoint, always. Cancel-safe: nothing has changed. Several tasks may call this at once.
+        A checkpoint, always. Cancel-safe: if cancelled, nothing has changed. Several tasks may call
+        this at once.
 
         Raises:
           DeadlockError: If this is called by a handler, or by a consumer of the bus, which would
             wait for itself.
-          NoBusError: If the caller is not in the trio run of the bus.
+          NoBusError: If the caller isn't in the trio run of the bus.
         """
         self._core.door.check_run()
         await self._staff.wait_idle()
@@ -691,29 +693,31 @@ class EventBus(metaclass=NoPublicConstructor):
         max_buffer_size: int = 256,
         history: History | None = None,
     ) -> AbstractAsyncContextManager[EventWaiter]:
-        """Expect events, from before the block is entered until it is left.
+        """Expect events during a block, without missing any.
 
-        It is in force before the first schedule point of entering, so an event triggered inside
-        the block, or sent by another task meanwhile, is never missed. Each of those who expect an
-        event gets it. This makes no sender wait, and does not count as one of the
-        `max_subscriptions`.
+        The block gets an `EventWaiter`. It takes effect before the first schedule point of
+        entering, so an event triggered inside the block, or sent by another task meanwhile, is
+        never missed. If several waiters expect an event, each of them gets it. Waiters make no
+        sender wait, and don't count towards `max_subscriptions`.
 
-        Entering is a checkpoint, always; leaving is not. Cancel-safe: if cancelled, nothing is
-        expected any more.
+        Entering is a checkpoint, always; leaving is not. Cancel-safe: if cancelled, the waiter is
+        closed.
 
         Args:
           system: As in `subscribe`.
           kind: As in `subscribe`.
-          path: As in `subscribe`. To expect one path costs the same, however many are expected.
+          path: As in `subscribe`. The cost of expecting one path doesn't depend on how many paths
+            are expected.
           max_buffer_size: How many events may be unread. One more ends the waiter, as with
             `Overflow.CLOSE`.
-          history: As in `subscribe`. What it has kept is expected, too, and needs no room.
+          history: As in `subscribe`. The events that it has kept don't count towards
+            `max_buffer_size`.
 
         Raises:
-          TypeError: If an argument is not of its type.
+          TypeError: If an argument has the wrong type.
           ValueError: As `subscribe`.
           trio.ClosedResourceError: As `subscribe`.
-          EventBusError: As `subscribe`, but for the limit.
+          EventBusError: As `subscribe`, except for `SubscriptionLimitError`.
         """
         check_count("max_buffer_size", max_buffer_size)
         interest = Interest.of(system, kind, path)
@@ -731,28 +735,27 @@ class EventBus(metaclass=NoPublicConstructor):
         where: Callable[[Event[Any]], object] | None = None,
         history: History | None = None,
     ) -> Event:
-        """Wait for the next event that matches, or get the first one that a history has kept.
+        """Wait for the next event that matches, or return the first one that a history has kept.
 
-        An event that is sent after this was called is not missed: it is in force before its first
-        schedule point. If your own code triggers the event before that, see `expect` and `request`.
+        An event sent after the call is never missed: waiting begins before the first schedule
+        point. If your own code triggers the event before that, use `expect` or `request`.
 
-        A checkpoint, always. Cancel-safe: if cancelled, nothing is expected any more.
+        A checkpoint, always. Cancel-safe: if cancelled, the waiter is closed.
 
         Args:
           system: As in `subscribe`.
           kind: As in `subscribe`.
           path: As in `subscribe`.
-          where: A plain function of an event: only one for which it returns something true will
-            do. What it raises leaves through `wait_for`.
-          history: As in `subscribe`. If it has kept such an event, nothing is waited for.
+          where: A plain function of an event. Events for which it returns a false value are
+            skipped. If it raises, `wait_for` raises the same exception.
+          history: As in `subscribe`. If it has kept such an event, there is nothing to wait for.
 
         Raises:
-          TypeError: If an argument is not of its type.
-          BusClosedError: If the bus was closed, before or meanwhile.
+          TypeError: If an argument has the wrong type.
+          BusClosedError: If the bus was closed before the call, or is closed meanwhile.
           ValueError: As `subscribe`.
           trio.ClosedResourceError: As `subscribe`.
-          SubscriptionOverflowError: If more than 256 events came at once, and none of them would
-            do.
+          SubscriptionOverflowError: If more than 256 events came at once, and `where` skipped them.
           EventBusError: As `expect`.
         """
         if where is not None and (not callable(where) or is_async(where)):
@@ -770,38 +773,38 @@ class EventBus(metaclass=NoPublicConstructor):
         *,
         reply_kind: str = REPLY_KIND,
     ) -> Event:
-        """Send an event, and wait for the reply to it.
+        """Send an event and wait for the reply to it.
 
-        The reply is the one that a responder, see `serve`, or `reply` has made for this very
-        request. Or it is sent by hand: then it is the first event of the same system and path that
-        is accepted after this was called, whose kind matches `reply_kind` and is not that of the
-        request itself. `reply.accepted` tells yes from no.
+        The reply is the one that a responder (see `serve`) or `reply` makes for this request. It
+        may also be sent by hand, as the first event that is accepted after the call, has the same
+        system and path, and has another kind than the request, one that matches `reply_kind`. The
+        property `accepted` of the reply says whether the request was accepted.
 
         A request that waits for long is logged after 1, 2, 4 … seconds, with the subscriptions that
-        it went to. It then fails if nothing could answer it any more.
+        received it. It fails then if nothing can answer it any more.
 
         A checkpoint, always. Waits as `send` does, then for the reply. Cancel-safe: if cancelled,
-        nothing waits for the reply any more, but the request may have been sent.
+        it no longer waits for the reply, but the request may have been sent.
 
         Args:
           system: As in `send`.
           kind: As in `send`.
-          path: As in `send`. A reply that is sent by hand answers every request that waits for
-            this path.
+          path: As in `send`. A reply sent by hand answers every waiting request with its system and
+            path.
           data: As in `send`.
-          reply_kind: A pattern for the kind of replies that are sent by hand.
+          reply_kind: A pattern for the kind of replies sent by hand.
 
         Raises:
           NoSubscribersError: If no subscription would receive the request. Nothing was sent.
-          RequestFailedError: If the responder failed, or everything that got the request has ended
-            or failed; also if the kind of a reply that was sent by hand ends in `failed`, unless
-            you gave a `reply_kind`.
+          RequestFailedError: If the responder failed, or every subscription that received the
+            request has ended or failed to handle it; or if the kind of a reply sent by hand ends in
+            `failed` and you didn't pass a `reply_kind`.
           DeadlockError: If the request has waited for a second and would wait forever: the tasks
-            that could see to a reply wait themselves, by whatever detours, for this one. A request
-            that has a deadline is left alone.
+            that could reply are themselves waiting, directly or indirectly, for this one. A request
+            with a deadline doesn't raise this.
           TypeError: As `send`.
-          InvalidPatternError: If `reply_kind` is not a pattern.
-          EventBusError: As `send`, and as `subscribe`, but for the limit.
+          InvalidPatternError: If `reply_kind` isn't a pattern.
+          EventBusError: As `send` and `subscribe`, except for `SubscriptionLimitError`.
         """
         system, kind = self._router.checked_names(system, kind)
         event = quick_event(system, kind, plain_path(path), data)
@@ -817,15 +820,15 @@ class EventBus(metaclass=NoPublicConstructor):
         per_path: int | None = 1,
         max_events: int = 1024,
     ) -> History:
-        """Keep the last events of each path, for subscriptions that come later.
+        """Keep the latest events of each path, for later subscriptions.
 
-        It keeps events that are accepted after this returned, until it or the bus is closed. It
-        makes no sender wait, doesn't count as one of the `max_subscriptions`, and answers no
-        requests; an event that only a history keeps isn't `unmatched`.
+        The history keeps events accepted after this returns, until it or the bus is closed. It
+        makes no sender wait, doesn't count towards `max_subscriptions`, and answers no requests.
+        An event that only a history keeps doesn't count as `unmatched`.
 
-        If more than `max_events` would be kept, the oldest event of the path that was sent to
-        least recently goes. That is counted in `statistics().evicted`, and logged once an episode,
-        which ends when at most half of `max_events` are kept and a second has passed.
+        If there would be more than `max_events`, the oldest event of the path that was sent to
+        least recently is removed. That is counted in `statistics().evicted`, and logged once per
+        episode, which ends when at most half of `max_events` are kept and a second has passed.
 
         A checkpoint, always. Cancel-safe: if cancelled, there is no history.
 
@@ -833,14 +836,14 @@ class EventBus(metaclass=NoPublicConstructor):
           system: As in `subscribe`.
           kind: As in `subscribe`.
           path: As in `subscribe`.
-          per_path: How many events are kept of each system, kind and path: the newest ones. None
-            is the last `max_events`, whatever they are; then no loss is counted.
-          max_events: The most events that are kept.
+          per_path: How many events to keep of each system, kind and path: the newest ones. With
+            None, the last `max_events` are kept, whatever their paths, and no loss is counted.
+          max_events: The most events to keep.
 
         Raises:
-          TypeError: If an argument is not of its type.
+          TypeError: If an argument has the wrong type.
           ValueError: If a number is less than 1.
-          EventBusError: As `subscribe`, but for the limit.
+          EventBusError: As `subscribe`, except for `SubscriptionLimitError`.
         """
         interest = Interest.of(system, kind, path)
         if per_path is not None:
@@ -850,7 +853,7 @@ class EventBus(metaclass=NoPublicConstructor):
         await self._arrive()
         self._core.door.check_open()
         self._permits.check_subscribe(str(interest.system))
-        self._core.door.check_open()  # whatever the policy has done
+        self._core.door.check_open()  # the policy may have closed it
         router = self._router
         with self._core.notices:
             actor = HistoryActor(
@@ -869,13 +872,13 @@ class EventBus(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     def add_instrument(self, instrument: Instrument) -> None:
-        """Have an instrument watch the bus from now on. Not a checkpoint. Idempotent.
+        """Add an instrument, to watch the bus from now on. Not a checkpoint. Idempotent.
 
-        It is first told of the subscriptions that are open. See `Instrument`.
+        First, its `subscription_opened` is called for each open subscription. See `Instrument`.
 
         Raises:
-          TypeError: If it is not an `Instrument`.
-          NoBusError: If this is called in another thread.
+          TypeError: If it isn't an `Instrument`.
+          NoBusError: If this is called from another thread.
         """
         check_instrument(instrument)
         self._core.door.check_here()
@@ -888,13 +891,13 @@ class EventBus(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     def remove_instrument(self, instrument: Instrument) -> None:
-        """Have an instrument watch the bus no longer. Not a checkpoint.
+        """Remove an instrument. Not a checkpoint.
 
-        None of its methods is called again, not even `after_send` of a send that is waiting.
+        None of its methods is called again, not even `after_send` for a send that is waiting.
 
         Raises:
-          KeyError: If it does not watch this bus, for example because a method has raised.
-          NoBusError: If this is called in another thread.
+          KeyError: If it isn't watching this bus, for example because one of its methods raised.
+          NoBusError: If this is called from another thread.
         """
         self._core.door.check_here()
         if instrument not in self._core.instruments:
@@ -902,11 +905,11 @@ class EventBus(metaclass=NoPublicConstructor):
         self._core.instruments.remove(instrument)
 
     def for_actor(self, name: str) -> EventBus:
-        """The same bus in the name of an actor, which is what the policy is asked about.
+        """The same bus in the name of another actor. The policy decides by that name.
 
         Raises:
-          TypeError: If `name` is not a `str`.
-          InvalidEventError: If `name` is not a name in dot-separated segments.
+          TypeError: If `name` isn't a `str`.
+          InvalidEventError: If `name` isn't a name in dot-separated segments.
         """
         bus = copy.copy(self)
         bus._permits = self._permits.for_actor(plain_name(name, "actor"))
@@ -916,20 +919,20 @@ class EventBus(metaclass=NoPublicConstructor):
     def close(self) -> None:
         """Close the bus. Not a checkpoint. Idempotent.
 
-        Everything that was accepted is routed, and every channel ends after what is in it. Sends
-        and subscriptions from now on, and senders that wait, get `BusClosedError`.
+        Everything that was accepted is routed, and every channel ends after the events that are in
+        it. Waiting senders, and later sends and subscriptions, get `BusClosedError`.
 
-        If there are handlers or consumers, which `start_soon` and `start` have started, they finish
-        what they have first. Until then they, and the tasks that they start in nurseries of their
-        own, may still use the bus, and nobody else but those who answer their requests. When
-        nothing is under way any more and each consumer waits to read, the channels end. After
-        `drain_timeout` seconds handlers and consumers are cancelled, and what is left is logged.
+        If there are handlers, or consumers started with `start_soon` or `start`, they finish their
+        work first. Until then they, and the tasks that they start in their own nurseries, may still
+        use the bus. Other tasks can't, except to answer their requests. When nothing is under way
+        any more and every consumer is waiting to read, the channels end. After `drain_timeout`
+        seconds, handlers and consumers are cancelled, and what is left is logged.
 
         If a destructor calls this while the bus is in the middle of a step, it takes effect at the
         end of that step.
 
         Raises:
-          NoBusError: If this is called in another thread, and the bus is open.
+          NoBusError: If this is called from another thread while the bus is open.
         """
         if not self._core.door.closed:
             self._core.door.check_here()
@@ -959,8 +962,8 @@ class EventBus(metaclass=NoPublicConstructor):
         return f"<EventBus for {self._permits.actor!r}, {state}, {router.accepted} events accepted>"
 
     def _post(self, system: str, kind: str, path: str, data: object) -> Event | None:
-        """Have an event accepted if it is clear that nothing stops it; otherwise return it."""
-        # In one piece, because it is in the way of every event: a call is 3 % of a delivery.
+        """Accept an event if clearly nothing stops it; otherwise return it."""
+        # In one piece, because every event passes here: a call takes 3 % of a delivery.
         router, core = self._router, self._core
         if system is not router.last_system or kind is not router.last_kind:
             system, kind = router.checked_names(system, kind)
@@ -989,7 +992,7 @@ class EventBus(metaclass=NoPublicConstructor):
         return event
 
     async def _arrive(self) -> None:
-        """Make sure that the caller is where it should be, and give others a turn."""
+        """Require that the caller is in the trio run of the bus, and yield to other tasks."""
         self._core.door.check_run()
         await trio.lowlevel.checkpoint()
         self._core.pace.restart()
@@ -1005,11 +1008,11 @@ class EventBus(metaclass=NoPublicConstructor):
         router = self._router
         self._core.door.check_open()
         self._permits.check_subscribe(str(terms.interest.system))
-        self._core.door.check_open()  # whatever the policy has done
+        self._core.door.check_open()  # the policy may have closed it
         if len(router.subscriptions) >= self._max_subscriptions:
             raise SubscriptionLimitError(
                 f"there are already {self._max_subscriptions} open subscriptions; close some, "
-                "or allow more by open_event_bus(max_subscriptions=...)",
+                "or allow more with open_event_bus(max_subscriptions=...)",
                 max_subscriptions=self._max_subscriptions,
             )
         interest, max_buffer_size = terms.interest, terms.max_buffer_size

@@ -24,7 +24,7 @@ class _Referable:
 @final
 @attrs.frozen
 class Source:
-    """The entry of a log from which a bridge has an event: see `trio_events.bridge`."""
+    """The log entry from which a bridge received an event: see `trio_events.bridge`."""
 
     log: str
     """The log, such as `"redis://127.0.0.1:6379/0"`."""
@@ -33,7 +33,7 @@ class Source:
     """The position of the entry in the log. Pass it to `follow` as `after` to resume there."""
 
     id: str
-    """A text that identifies the event, wherever and however often it is received."""
+    """A text that identifies the event, in every process and every time it is received."""
 
     origin: str
     """The name of the bridge that exported it."""
@@ -42,7 +42,7 @@ class Source:
     """When it was exported, by the exporter's clock."""
 
     attempt: int = 1
-    """How many times it has been handed to a handler of the group, this time included."""
+    """How many times it has been given to a handler of the group, including this time."""
 
 
 @final
@@ -69,7 +69,7 @@ class Event(_Referable, Generic[DataT_co]):
     """The payload passed to `send`."""
 
     source: Source | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
-    """Where a bridge has it from; None if it was sent in this process. Not compared by `==`."""
+    """The log entry that it came from; None if it was sent in this process. Ignored by `==`."""
 
     @property
     def accepted(self) -> bool:

@@ -1,4 +1,4 @@
-"""Histories: events that were sent before, for later subscriptions."""
+"""Histories: the latest events, kept for later subscriptions."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class HistoryStatistics:
     """The counters of a history. matched = kept + replaced + evicted + forgotten."""
 
     matched: int
-    """Events that match the history and that the router has handed to it."""
+    """Events that match the history and that the router has delivered to it."""
 
     kept: int
-    """Events that are in the history."""
+    """Events in the history."""
 
     replaced: int
-    """Events that newer ones of the same path replaced, because of `per_path`."""
+    """Events replaced by newer ones of the same path, because of `per_path`."""
 
     evicted: int
-    """Events that were removed because `max_events` of other paths are kept."""
+    """Events removed to make room, because `max_events` were kept."""
 
     forgotten: int
-    """Events that `forget` has removed."""
+    """Events removed by `forget`."""
 
     max_events: int
     """The most events that the history keeps."""
@@ -97,7 +97,7 @@ class HistoryActor:
 
     def deliver(self, events: list[Event]) -> None:
         """Keep events that match, and remove others to make room."""
-        # In one piece, because it is in the way of every event.
+        # In one piece, because every event passes here.
         lines, per_path = self._lines, self.per_path
         limit = self.max_events if per_path is None else per_path
         gone: list[object] = []
@@ -223,11 +223,11 @@ class HistoryActor:
 @final
 @attrs.define(eq=False, repr=False)
 class History(metaclass=NoPublicConstructor):
-    """The last events of each path, from `open_history` until it is closed.
+    """The latest events of each path, from `open_history` until it is closed.
 
-    Pass it to a subscription as `history=`, which then begins with the events that are kept. They
-    stay readable after the history or the bus has been closed. As a context manager, with `with`
-    or `async with`, it closes itself at the end of the block.
+    Pass it to `subscribe` as `history=`: the subscription then begins with the kept events. They
+    can still be read after the history or the bus has been closed. As a context manager, with
+    `with` or `async with`, it closes itself at the end of the block.
     """
 
     _made_by: ClassVar = "EventBus.open_history"
@@ -240,12 +240,12 @@ class History(metaclass=NoPublicConstructor):
 
     @property
     def kind(self) -> str | None:
-        """The kind pattern, in canonical form; None is every kind."""
+        """The kind pattern, in canonical form; None matches every kind."""
         return None if self._actor.interest.kind is None else str(self._actor.interest.kind)
 
     @property
     def path(self) -> str | None:
-        """The path, or the pattern of paths; None is every path."""
+        """The path, or pattern for it; None matches every path."""
         return None if self._actor.interest.path is None else str(self._actor.interest.path)
 
     @property
@@ -256,8 +256,8 @@ class History(metaclass=NoPublicConstructor):
     def last(self, system: str, kind: str, path: str) -> Event | None:
         """The newest event of this system, kind and path that is kept, or None.
 
-        Not a checkpoint. It knows events that the router has routed, which happens soon after
-        `send` has returned.
+        Not a checkpoint. An event is kept once the router has routed it, which is soon after `send`
+        has returned.
 
         Args:
           system: As in `EventBus.send`.
@@ -279,12 +279,12 @@ class History(metaclass=NoPublicConstructor):
     def forget(self, path: str) -> int:
         """Remove the events of a path. Not a checkpoint.
 
-        Events of the path that were accepted but not routed yet will still be kept. Takes time
-        proportional to the number of kept events. If a destructor calls this while the bus is in
-        the middle of a step, it takes effect at the end of that step.
+        Events of the path that have been accepted but not routed yet will still be kept. This takes
+        time proportional to the number of kept events. If a destructor calls this while the bus is
+        in the middle of a step, it takes effect at the end of that step.
 
         Args:
-          path: The path as it was sent, not a pattern.
+          path: The path that was sent, not a pattern.
 
         Returns:
           The number of events that have been removed so far.
@@ -292,7 +292,7 @@ class History(metaclass=NoPublicConstructor):
         Raises:
           TypeError: If `path` isn't a `str`.
           InvalidEventError: If it is empty.
-          NoBusError: If this is called in another thread.
+          NoBusError: If this is called from another thread.
         """
         path = plain_path(path)
         actor = self._actor
@@ -308,7 +308,7 @@ class History(metaclass=NoPublicConstructor):
         end of that step.
 
         Raises:
-          NoBusError: If this is called in another thread.
+          NoBusError: If this is called from another thread.
         """
         actor = self._actor
         if not actor.closed:

@@ -1,4 +1,4 @@
-"""Instruments watch a bus, as trio's watch a run: the hooks, and whoever calls them."""
+"""Instruments, which watch a bus as trio's watch a run: the hooks, and the calls to them."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ if TYPE_CHECKING:
 class Instrument:
     """Watches an event bus. Subclass it, and override the methods that you need.
 
-    Hand it to `open_event_bus(instruments=...)` or `EventBus.add_instrument`. What it does not
-    override costs nothing, and what it does never changes what the bus does: not the order of
-    events, nor who waits for whom.
+    Pass it to `open_event_bus(instruments=...)` or `EventBus.add_instrument`. Methods that you
+    don't override cost nothing. An instrument never changes the order of events, or which tasks
+    wait for which.
 
     The methods are called in trio's thread, and must not block. They must not use the bus either:
-    operations on it raise `RuntimeError`. A method that raises is logged with its traceback, and
-    the bus goes on without that instrument.
+    operations on it raise `RuntimeError`. If a method raises, the exception is logged with its
+    traceback, and the bus goes on without that instrument.
     """
 
     def subscription_opened(self, subscription: Subscription) -> None:
-        """A subscription is in force, including what `expect` and `wait_for` open.
+        """A subscription has been opened, including those of `expect` and `wait_for`.
 
-        The same object stands for it in every call, so it can be the key of a dictionary.
+        Every call gets the same object for it, so it can be the key of a dictionary.
         """
 
     def subscription_closed(self, subscription: Subscription) -> None:
-        """A subscription matches no more events. What it has may still be read."""
+        """A subscription has stopped matching events. Its unread events may still be read."""
 
     def before_send(self, event: Event) -> None:
-        """A task is about to send an event whose names and permissions have been checked.
+        """A task is about to send an event. Its names and permissions have been checked.
 
-        Called in that task and its context variables.
+        Called in that task, with its context variables.
         """
 
     def after_send(self, event: Event, error: BaseException | None) -> None:
-        """The send is over. Called once after `before_send`, in the same place.
+        """The send is over. Called once after `before_send`, in the same task.
 
         Args:
           event: The event.
-          error: What the sender gets, such as `Cancelled` or `WouldBlock`; None if the event was
-            accepted.
+          error: The exception that the sender gets, such as `Cancelled` or `WouldBlock`; None if
+            the event was accepted.
         """
 
     def events_routed(
@@ -62,12 +62,12 @@ class Instrument:
         """Events have reached their subscriptions. Called in the total order of events.
 
         Args:
-          events: Neighbours in the order, of one system and kind.
-          subscriptions: Those that get each of them; none if no subscription matches.
+          events: Consecutive events of one system and kind.
+          subscriptions: The subscriptions that get each of them; none if no subscription matches.
         """
 
     def events_unmatched(self, events: Sequence[Event]) -> None:
-        """No subscription and no history matches these events, and they answer no request.
+        """No subscription and no history matches these events, and none of them answers a request.
 
         Called after `events_routed`, with events of one system and kind.
         """
@@ -76,9 +76,9 @@ class Instrument:
         """A task has taken an event. Called in that task, before it goes on."""
 
     def before_handler(self, event: Event, subscription: Subscription) -> None:
-        """A handler is about to be called. Called in its task.
+        """A handler is about to be called. Called in the handler's task.
 
-        Context variables that this sets are seen by the handler and the tasks that it starts.
+        The handler, and the tasks that it starts, see the context variables that this sets.
         """
 
     def after_handler(
@@ -89,29 +89,29 @@ class Instrument:
         Args:
           event: The event.
           subscription: The subscription of the handler.
-          error: What the handler raised, including `Cancelled`.
+          error: The exception of the handler, including `Cancelled`; None if it returned.
         """
 
     def event_failed(self, letter: DeadLetter) -> None:
-        """The handling of an event has failed for good."""
+        """The handling of an event has failed for good: it is a dead letter."""
 
     def loss_began(self, subscription: Subscription) -> None:
-        """A subscription has dropped its first event of an episode."""
+        """A subscription has dropped the first event of an episode of loss."""
 
     def loss_ended(self, subscription: Subscription, lost: int) -> None:
-        """The episode is over; so many events were lost in it."""
+        """The episode is over; `lost` is the number of events that were dropped in it."""
 
     def senders_stalled(self, subscription: Subscription, seconds: float) -> None:
-        """Senders wait for room in a subscription: the first one has for that long."""
+        """Senders are waiting for room in a subscription, the first one for `seconds`."""
 
     def access_denied(self, actor: str, action: Action, system: str) -> None:
         """The policy has refused an action on a system, or on a pattern of systems."""
 
     def draining_began(self) -> None:
-        """The bus is closing, and its handlers finish what they have."""
+        """The bus is closing, and its handlers and consumers are finishing their work."""
 
     def bus_closed(self) -> None:
-        """The bus is closed. What was accepted may still be read."""
+        """The bus is closed. Accepted events may still be read."""
 
 
 def check_instrument(instrument: object) -> None:
@@ -127,11 +127,11 @@ NOWHERE: Final = 0
 HOOKS: Final = tuple(name for name in vars(Instrument) if not name.startswith("_"))
 
 Told: TypeAlias = Callable[..., None]
-"""Calls a method of an instrument, whatever that does. Not within a step."""
+"""Calls a method of an instrument, and catches what it raises. Not within a step."""
 
 
 class Door(Protocol):
-    """What keeps a method from using the bus."""
+    """The attributes of a door by which a method is kept from using the bus."""
 
     home: int
     thread: int
@@ -140,16 +140,16 @@ class Door(Protocol):
 @final
 @attrs.define(eq=False)
 class Instruments:
-    """The instruments of a bus, and for each hook what to call."""
+    """The instruments of a bus, and the methods to call for each hook."""
 
     _notices: Notices
     _door: Door
     in_step: Any = attrs.field(default=None, init=False)
-    """What is told within the step in which something happens: the bus's own events, if somebody
-    wants them. It has methods for facts that are no hooks, too."""
+    """Called within the step in which something happens: the maker of the bus's own events, while
+    something subscribes to them. It also has methods for facts that have no hook."""
 
     active: bool = attrs.field(default=False, init=False)
-    """Whether there is somebody to tell."""
+    """Whether there is anything to notify."""
 
     watched_sends: bool = attrs.field(default=False, init=False)
     watched_calls: bool = attrs.field(default=False, init=False)
@@ -159,19 +159,19 @@ class Instruments:
     """Called when the four above may have changed."""
 
     on_interests: Callable[[Any], None] = attrs.field(default=lambda actor: None, init=False)
-    """Called within a step for the actor of a subscription, or of a history, that matches something
-    else now."""
+    """Called within a step with the actor of a subscription or a history whose patterns have
+    changed."""
 
     told: dict[str, tuple[Told, ...]] = attrs.field(init=False)
-    """What to call for each hook."""
+    """The functions to call for each hook."""
 
     is_of_list: bool = attrs.field(default=False, init=False)
-    """Whether the event that `event_received` tells of was read together with others."""
+    """Whether the event passed to `event_received` was read together with others."""
 
     numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
-    """For subscriptions that are told of."""
+    """For subscriptions that are reported."""
 
-    # By the identity of the instrument: itself, and what to call for the hooks that it overrides.
+    # By the identity of the instrument: itself, and the functions for the hooks that it overrides.
     _instruments: dict[int, tuple[Instrument, dict[str, Told]]] = attrs.field(
         factory=dict, init=False
     )
@@ -195,7 +195,7 @@ class Instruments:
         self.rewire()
 
     def rewire(self) -> None:
-        """Find out again who wants to be told of what."""
+        """Find out again which instruments override which hooks."""
         all_wired = [wired for _, wired in self._instruments.values()]
         self.told = {
             hook: tuple(wired[hook] for wired in all_wired if hook in wired) for hook in HOOKS
@@ -216,7 +216,7 @@ class Instruments:
         return bool(self.told[hook])
 
     def tell(self, fact: str, *about: object) -> None:
-        """Tell of something that has happened: in a step, or outside of any."""
+        """Report something that has happened, within a step or outside of any."""
         if self.in_step is not None:
             with self._notices:
                 getattr(self.in_step, fact)(*about)
@@ -224,7 +224,7 @@ class Instruments:
             self._notices.after_step(partial(self._call, fact, *about))
 
     def tell_one(self, instrument: Instrument, hook: str, *about: object) -> None:
-        """Call a method of one instrument, if it overrides that."""
+        """Call a method of one instrument, if it overrides that method."""
         _, wired = self._instruments[id(instrument)]
         if hook in wired:
             wired[hook](*about)
@@ -234,9 +234,9 @@ class Instruments:
             told(*about)
 
     def around(self, before: str, after: str, *about: object) -> Around:
-        """Tell of what is about to happen; at the end of the block that is returned, that it has.
+        """Call a hook before something happens, and another one at the end of the returned block.
 
-        That is told to those that were there before it, and still are.
+        The second hook is called for the instruments that were there before, and still are.
         """
         told_after = self.told[after]
         for told in self.told[before]:
@@ -249,16 +249,16 @@ class Instruments:
         present, door = self._instruments, self._door
 
         def told(*about: object) -> None:
-            if key not in present:  # it has just been removed, because it raised
+            if key not in present:  # it raised just now, and was removed
                 return
-            # The collector may run destructors, which may close subscriptions: not now.
+            # The collector may run destructors, which may close subscriptions. Not now.
             collects = gc.isenabled()
             gc.disable()
             door.thread = NOWHERE
             failure: BaseException | None = None
             try:
                 method(*about)
-            except BaseException as error:  # noqa: ASYNC103, BLE001  # it must not break what it watches
+            except BaseException as error:  # noqa: ASYNC103, BLE001  # it must not break the bus
                 failure = error
             door.thread = door.home
             if collects:
@@ -276,7 +276,7 @@ class Instruments:
 
 @final
 class Around:
-    """A block after which instruments are told. In plain slots: there is one for each send."""
+    """A block that calls a hook at its end. In plain slots, because each send makes one."""
 
     __slots__ = ("_about", "_told")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
-_OWN = (__package__, "contextlib")  # whose exit stacks enter and leave what is asked for
+_OWN = (__package__, "contextlib")  # its exit stacks call this package's context managers
 
 
 def caller() -> str:
@@ -20,9 +20,9 @@ def caller() -> str:
     if frame is None or _package_of(frame) == "trio":
         return "unknown"
     place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    return sys.intern(place)  # one text for all subscriptions that come from there
+    return sys.intern(place)  # one string for all subscriptions from that line
 
 
 def _package_of(frame: FrameType) -> str:
-    name = frame.f_globals.get("__name__")  # code that was given to `exec` may have anything there
+    name = frame.f_globals.get("__name__")  # code run by `exec` may have any object there
     return name.partition(".")[0] if isinstance(name, str) else ""

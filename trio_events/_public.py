@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 
 def show_under(module: str, values: Iterable[Any]) -> None:
-    """Make tracebacks, `repr` and pickles show `module.Name`, and not the file that defines it.
+    """Make tracebacks, `repr` and pickles show `module.Name` instead of the defining module.
 
     Args:
       module: The public module.
@@ -15,6 +15,6 @@ def show_under(module: str, values: Iterable[Any]) -> None:
     """
     for value in values:
         if isinstance(value, type):
-            # They are texts, and refer to names in that file.
+            # The annotations are strings that refer to names in the defining module.
             value.__annotations__ = get_type_hints(value, include_extras=True)
         value.__module__ = module

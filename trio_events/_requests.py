@@ -42,7 +42,7 @@ class EventWaiter(metaclass=NoPublicConstructor):
     _made_by = "EventBus.expect"
     _channel: EventChannel
     _first: Event | None = None
-    # The task that has it waits for the first event; the others then find it.
+    # The task that holds it waits for the first event; the others find that event later.
     _turn: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def event(self) -> Event:
@@ -87,7 +87,7 @@ def expecting(
     router.core.door.check_run()
     router.core.door.check_open()
     permits.check_subscribe(str(interest.system))
-    router.core.door.check_open()  # whatever the policy has done
+    router.core.door.check_open()  # the policy may have closed it
     source = source_of(history, router.core)
     if source is not None:
         max_buffer_size += source.max_events
@@ -153,7 +153,7 @@ def _closed_error(channel: EventChannel) -> BusClosedError:
 
 
 async def first_event(waiter: EventWaiter, where: Callable[[Event[Any]], object] | None) -> Event:
-    """Wait for the first event for which `where` returns something true, if it is given.
+    """Wait for the first event, or the first for which `where` returns a true value.
 
     A checkpoint, always.
 
@@ -171,7 +171,7 @@ async def first_event(waiter: EventWaiter, where: Callable[[Event[Any]], object]
 
 
 @final
-class Reject(Exception):  # noqa: N818  # not an error: a responder says no with it
+class Reject(Exception):  # noqa: N818  # not an error, but a decision of the responder
     """Raise this in a responder to reject the request. See `EventBus.serve`.
 
     Args:
@@ -192,18 +192,18 @@ async def request(router: Router, permits: Permits, event: Event, reply_kind: st
     core.door.check_open()
     if permits.policy is not None:
         permits.check_subscribe(event.system)
-        core.door.check_open()  # whatever the policy has done
+        core.door.check_open()  # the policy may have closed it
     if core.inbox.messages:
-        router.route_inbox()  # what was accepted before is no reply
+        router.route_inbox()  # so that earlier events don't count as replies
     with core.notices:
         pending = core.requests.begin(event, kinds, str(kinds))
     try:
-        # The permissions go first, so that an actor who may not ask doesn't learn whether anybody
-        # listens.
+        # Permissions are checked first, so that an actor without them doesn't learn whether there
+        # are subscribers.
         permits.check_send(event.system)
         await next(core.pace.steps)()
         if not router.has_subscriber(event.system, event.kind, event.path):
-            # Those have their turn who subscribe in this very moment.
+            # Let tasks run that are about to subscribe.
             await trio.lowlevel.checkpoint()
             core.pace.restart()
             core.door.check_open()
@@ -260,7 +260,7 @@ async def _wait_for_room(router: Router, event: Event, sender: Sender) -> None:
 async def _send_watched(  # noqa: ASYNC910  # there may be room
     router: Router, event: Event, pending: PendingRequest
 ) -> None:
-    """Send it, and tell instruments before and after. A checkpoint if it waits."""
+    """Send an event, and call instruments before and after. A checkpoint if it waits."""
     with router.core.instruments.around("before_send", "after_send", event):
         if (sender := _offer(router, event, pending)) is not None:
             await _wait_for_room(router, event, sender)

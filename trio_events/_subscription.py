@@ -1,4 +1,4 @@
-"""What applications hold: the subscription and the reading end of its channel."""
+"""Subscriptions and their channels, as applications use them."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ class SubscriptionStatistics:
     """
 
     matched: int
-    """Events that match the subscription and that the router has handed to it."""
+    """Events that match the subscription and that the router has delivered to it."""
 
     delivered: int
-    """Events that a reader got, or the handler was called with."""
+    """Events that a reader received, or that the handler was called with."""
 
     queued: int
-    """Events that wait to be read: in the buffer, held, or on their way to a waiting reader."""
+    """Unread events: in the buffer, held, or on their way to a waiting reader."""
 
     held: int
-    """Events that did not fit into the buffer, in the hands of the subscription's actor."""
+    """Events that did not fit into the buffer, kept by the subscription's actor."""
 
     dropped: int
     """Events lost because the buffer was full."""
 
     discarded: int
-    """Events that were unread when the reader closed the channel, or came later."""
+    """Events that were unread when the reader closed the channel, or that arrived later."""
 
     superseded: int
-    """Events that newer ones replaced while the buffer was full, with `Overflow.LATEST`."""
+    """Events replaced by newer ones while the buffer was full, with `Overflow.LATEST`."""
 
     tasks_waiting_send: int
-    """Tasks that wait in `send` for this subscription to have room."""
+    """Tasks waiting in `send` for room in this subscription."""
 
     handling: int
     """Calls of the subscription's handler that are running, or about to begin."""
@@ -69,10 +69,10 @@ class WaitingSender:
     """A send that is waiting for room in a subscription."""
 
     event: Event
-    """What is to be sent."""
+    """The event to be sent."""
 
     task: trio.lowlevel.Task
-    """The task that waits."""
+    """The task that is waiting."""
 
     since: float
     """When it began to wait, on trio's clock, in seconds."""
@@ -81,19 +81,19 @@ class WaitingSender:
 @final
 @attrs.frozen
 class EventChannelStatistics:
-    """The state of a channel, in the words of trio's memory channels."""
+    """The state of a channel, with the field names of trio's memory channels."""
 
     current_buffer_used: int
     """Events in the buffer."""
 
     max_buffer_size: int
-    """Events that the buffer can take."""
+    """The number of events at which the buffer is full."""
 
     peak_buffer_used: int
     """The most events that have been in the buffer at once."""
 
     tasks_waiting_receive: int
-    """Tasks that wait in `receive` or for a batch."""
+    """Tasks waiting in `receive` or for a batch."""
 
 
 @final
@@ -101,8 +101,8 @@ class EventChannelStatistics:
 class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicConstructor):
     """The reading end of a subscription.
 
-    Several tasks may read at once: they compete event by event, the longest waiter first.
-    `async for event in channel` ends when the subscription has ended and all has been read.
+    Several tasks may read at once. Each event goes to one of them: the one that has waited longest.
+    `async for event in channel` ends when the subscription has ended and everything was read.
     """
 
     _made_by: ClassVar = "Subscription.channel"
@@ -117,9 +117,10 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
 
         Raises:
           trio.EndOfChannel: If the subscription has ended and everything was read.
-          trio.ClosedResourceError: If this channel was closed, before or meanwhile.
-          SubscriptionOverflowError: As EndOfChannel, if it was an overflow that ended it.
-          NoBusError: If this is called in another thread. Nothing was taken.
+          trio.ClosedResourceError: If this channel was closed before the call, or is closed
+            meanwhile.
+          SubscriptionOverflowError: Instead of EndOfChannel, if an overflow ended the subscription.
+          NoBusError: If this is called from another thread. Nothing was taken.
         """
         actor = self._actor
         actor.core.door.check_here()
@@ -144,16 +145,16 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
         return self._actor.take()
 
     def batches(self, *, max_size: int | None = None) -> EventBatches[DataT_co]:
-        """Iterate over lists of events: each time, all that wait. The fast way to read.
+        """Iterate over lists of all unread events: the fastest way to read.
 
-        One checkpoint a list, and never an empty list. Cancel-safe: if cancelled, no event was
-        taken. Ends, or raises, as `receive` does.
+        One checkpoint per list, and never an empty list. Cancel-safe: if cancelled, no event was
+        taken. It ends, or raises, as `receive` does.
 
         Args:
-          max_size: The most events in a list; None is no limit.
+          max_size: The most events in a list; None means no limit.
 
         Raises:
-          TypeError: If `max_size` is not an int.
+          TypeError: If `max_size` isn't an int.
           ValueError: If `max_size` is less than 1.
         """
         if max_size is not None:
@@ -162,14 +163,14 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """End the subscription and discard what is unread. Not a checkpoint. Idempotent.
+        """End the subscription and discard unread events. Not a checkpoint. Idempotent.
 
-        What was not read is counted as discarded. Tasks that wait in `receive` get
+        They are counted as discarded. Tasks that are waiting in `receive` get
         `trio.ClosedResourceError`. If a destructor calls this while the bus is in the middle of a
         step, it takes effect at the end of that step.
 
         Raises:
-          NoBusError: If this is called in another thread.
+          NoBusError: If this is called from another thread.
         """
         actor = self._actor
         if not actor.discarded_at:
@@ -202,7 +203,7 @@ class EventChannel(trio.abc.ReceiveChannel[Event[DataT_co]], metaclass=NoPublicC
             tasks_waiting_receive=len(self._actor.readers or ()),
         )
 
-    def __aiter__(self) -> EventIterator[DataT_co]:  # type: ignore[override]  # trio promises itself here; an iterator a loop is what it means
+    def __aiter__(self) -> EventIterator[DataT_co]:  # type: ignore[override]  # trio declares that this returns the channel; here, each loop has an iterator
         iterator = EventIterator._create(self._actor, self._actor.core.pace)
         return cast("EventIterator[DataT_co]", iterator)
 
@@ -219,7 +220,7 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
     _actor: SubscriptionActor
     _pace: Pace
     # The buffer's list that is being read. It is None until the reader has been noted and its
-    # thread checked, once for each loop: that would be a tenth of the delivery of each event.
+    # thread checked. That is done once per loop: for each event it would be 10 % of the delivery.
     _front: list[Event[Any]] | None = None
 
     def __aiter__(self) -> EventIterator[DataT_co]:
@@ -234,8 +235,8 @@ class EventIterator(Generic[DataT_co], metaclass=NoPublicConstructor):
             front = self._front = actor.buffer.front
         await next(self._pace.steps)()
         try:
-            # What `take` comes to when there is nothing else to do: a fifth less for each event.
-            # No call comes between the look and `pop`, where a destructor could close the channel.
+            # What `take` amounts to when there is nothing else to do; 20 % faster for each event.
+            # No call comes between the check and `pop`, where a destructor could close the channel.
             return front.pop() if front and actor.is_quick else await actor.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
@@ -269,9 +270,9 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
 @final
 @attrs.define(eq=False, repr=False)
 class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
-    """A subscription in force, from `subscribe` until it is closed.
+    """An open subscription, from `subscribe` until it is closed.
 
-    Iterating over it is iterating over its channel. As a context manager, with `with` or
+    Iterating over a subscription iterates over its channel. As a context manager, with `with` or
     `async with`, it closes itself at the end of the block.
     """
 
@@ -284,17 +285,17 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @property
     def system(self) -> str:
-        """The system pattern that it was made with, in canonical form."""
+        """The system pattern that it was opened with, in canonical form."""
         return str(self._actor.interest.system)
 
     @property
     def kind(self) -> str | None:
-        """The kind pattern that it was made with, in canonical form; None is every kind."""
+        """The kind pattern that it was opened with, in canonical form; None matches every kind."""
         return None if self._actor.interest.kind is None else str(self._actor.interest.kind)
 
     @property
     def path(self) -> str | None:
-        """The path, or the pattern of paths, that it was made with; None is every path."""
+        """The path, or pattern for it, that it was opened with; None matches every path."""
         return None if self._actor.interest.path is None else str(self._actor.interest.path)
 
     @property
@@ -309,23 +310,23 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @property
     def handler(self) -> Callable[[Event[Any]], Awaitable[object]] | None:
-        """The handler that is called with the events, or None if there isn't one."""
+        """The handler that is called with the events, or None."""
         return None if self._actor.worker is None else self._actor.worker.handler
 
     def channel(self) -> EventChannel[DataT_co]:
-        """The channel that the events are read from; the same one each time."""
+        """The channel from which the events are read; the same one each time."""
         return self._channel
 
     async def receive(self) -> Event[DataT_co]:
-        """`EventChannel.receive` of its channel."""
+        """The same as `channel().receive()`: see `EventChannel.receive`."""
         return await self._channel.receive()
 
     def receive_nowait(self) -> Event[DataT_co]:
-        """`EventChannel.receive_nowait` of its channel."""
+        """The same as `channel().receive_nowait()`: see `EventChannel.receive_nowait`."""
         return self._channel.receive_nowait()
 
     def batches(self, *, max_size: int | None = None) -> EventBatches[DataT_co]:
-        """`EventChannel.batches` of its channel."""
+        """The same as `channel().batches()`: see `EventChannel.batches`."""
         return self._channel.batches(max_size=max_size)
 
     @trio.lowlevel.enable_ki_protection
@@ -334,9 +335,8 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     ) -> None:
         """Match these events as well, from now on. Not a checkpoint.
 
-        An event that several of its patterns match is received once. Events sent after this
-        returned are received; none that was accepted before it is. Adding what it matches already
-        has no effect.
+        An event that several of its patterns match is received once. Events sent after this returns
+        are received; events accepted before are not. Adding the same patterns again has no effect.
 
         Args:
           system: As in `EventBus.subscribe`.
@@ -344,14 +344,14 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           path: As in `EventBus.subscribe`.
 
         Raises:
-          TypeError: If an argument is not of its type.
-          InvalidPatternError: If a text is not a pattern.
+          TypeError: If an argument has the wrong type.
+          InvalidPatternError: If a pattern isn't valid.
           ValueError: If this adds the bus's own events, and `overflow` is `Overflow.BLOCK`.
-          NoBusError: If the caller is not in the trio run of the bus.
-          PolicyDeniedError: If the policy does not allow to subscribe to this system.
+          NoBusError: If the caller isn't in the trio run of the bus.
+          PolicyDeniedError: If the policy doesn't allow subscribing to this system.
           BusClosedError: If the bus was closed.
           trio.ClosedResourceError: If the subscription was closed.
-          ValueError: If it belongs to a bridge: its patterns stay as they are.
+          ValueError: If it belongs to a bridge, whose patterns can't be changed.
         """
         interest = Interest.of(system, kind, path)
         check_overflow(interest, self.overflow)
@@ -359,7 +359,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         door.check_here()
         door.check_open()
         self._permits.check_subscribe(str(interest.system))
-        door.check_open()  # whatever the policy has done
+        door.check_open()  # the policy may have closed it
         self._check_open()
         if interest not in self._actor.interests:
             self._router.add_interest(self._actor, interest)
@@ -370,8 +370,8 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
     ) -> None:
         """Stop matching what was added with the same arguments. Not a checkpoint.
 
-        That includes those of `subscribe` itself. No event that is accepted after this returned is
-        received because of them; what was accepted before stays readable. A subscription that
+        These may be the arguments of `subscribe` itself. Events accepted after this returns are no
+        longer received because of them; events accepted before stay readable. A subscription that
         matches nothing stays open.
 
         Args:
@@ -380,10 +380,10 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
           path: As in `add`.
 
         Raises:
-          TypeError: If an argument is not of its type.
-          InvalidPatternError: If a text is not a pattern.
-          ValueError: If the subscription does not have these patterns, or belongs to a bridge.
-          NoBusError: If the caller is not in the trio run of the bus.
+          TypeError: If an argument has the wrong type.
+          InvalidPatternError: If a pattern isn't valid.
+          ValueError: If the subscription doesn't have these patterns, or belongs to a bridge.
+          NoBusError: If the caller isn't in the trio run of the bus.
           BusClosedError: If the bus was closed.
           trio.ClosedResourceError: If the subscription was closed.
         """
@@ -392,7 +392,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
         self._router.core.door.check_open()
         self._check_open()
         if interest not in self._actor.interests:
-            raise ValueError(f"{self!r} has not been added to {interest}")
+            raise ValueError(f"{interest} has not been added to {self!r}")
         self._router.remove_interest(self._actor, interest)
 
     def _check_open(self) -> None:
@@ -402,15 +402,15 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
             raise ValueError(f"the patterns of {self._actor.description()} can't be changed")
 
     def close(self) -> None:
-        """Stop matching, now. Not a checkpoint. Idempotent.
+        """Stop matching at once. Not a checkpoint. Idempotent.
 
-        No event that is accepted from now on is received. What was accepted before stays
-        readable, then the channel ends. Senders that wait for this subscription go on. If a
+        Events accepted from now on are not received. Events accepted before stay readable, then
+        the channel ends. Senders that are waiting for this subscription stop waiting for it. If a
         destructor calls this while the bus is in the middle of a step, it takes effect at the end
         of that step.
 
         Raises:
-          NoBusError: If this is called in another thread.
+          NoBusError: If this is called from another thread.
         """
         actor = self._actor
         if not actor.closed:
@@ -419,26 +419,26 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def drain(self) -> None:
-        """Close, and wait until what was accepted has been read and its handler has finished.
+        """Close, and wait until what was accepted has been read and the handler has finished.
 
-        A consumer that was started with `EventBus.start_soon` and has read from it has finished
-        when it waits to read again, from this subscription or another one, or has ended.
+        If a consumer started with `EventBus.start_soon` has read from the subscription, this also
+        waits until the consumer has ended, or is waiting to read again, from any subscription.
 
-        A checkpoint, always. Cancel-safe: if cancelled, the subscription is closed, and what was
-        accepted stays readable; its handler goes on. Idempotent: calling it again waits again.
+        A checkpoint, always. Cancel-safe: if cancelled, the subscription is closed, what was
+        accepted stays readable, and the handler goes on. Idempotent: calling it again waits again.
         Several tasks may call this at once.
 
         Raises:
-          DeadlockError: If it would wait for the caller: this is called by its handler, by a
-            consumer of the bus that has read from it, or by the only task that has. It is still
-            open.
-          NoBusError: If the caller is not in the trio run of the bus.
+          DeadlockError: If this would wait for its own caller, because the caller is the handler, a
+            consumer of the bus that has read from the subscription, or the only task that has. The
+            subscription stays open.
+          NoBusError: If the caller isn't in the trio run of the bus.
         """
         self._router.core.door.check_run()
         await self._staff.drain(self._actor)
 
     def waiting_senders(self) -> tuple[WaitingSender, ...]:
-        """The sends that wait for room here, in the order of their arrival. Not a checkpoint."""
+        """The sends that are waiting for room, in the order of arrival. Not a checkpoint."""
         return tuple(
             WaitingSender(sender.event, sender.task, sender.since)
             for sender in self._actor.waiting_senders()
@@ -493,7 +493,7 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
 def make_subscription(
     actor: SubscriptionActor, router: Router, permits: Permits, staff: Staff
 ) -> Subscription[Any]:
-    """What applications hold of a subscription."""
+    """Make the object by which applications use a subscription."""
     channel: EventChannel[Any] = EventChannel._create(actor)
     subscription: Subscription[Any] = Subscription._create(actor, channel, router, permits, staff)
     return subscription

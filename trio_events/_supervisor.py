@@ -1,4 +1,4 @@
-"""Opening an event bus: the supervisor that owns every task of it, and what leaves it."""
+"""Opening an event bus: the supervisor that owns its tasks, and the exceptions that leave it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ._subscription import make_subscription
 opening_hooks: ContextVar[tuple[Callable[[EventBus], None], ...]] = ContextVar(
     "trio_events.opening_hooks", default=()
 )
-"""Functions that are called with each bus when it has been opened: see `trio_events.testing`."""
+"""Functions to call with each bus that has been opened: see `trio_events.testing`."""
 
 
 @final
 @attrs.frozen
 class Options:
-    """What `open_event_bus` was called with, checked."""
+    """The arguments of `open_event_bus`, validated."""
 
     policy: Policy | None
     inbox_size: int
@@ -50,8 +50,8 @@ class Options:
         policy: object = self.policy
         if policy is not None and not callable(getattr(policy, "allows", None)):
             raise TypeError(
-                "policy must have a method allows(actor, action, system), such as RulePolicy([...])"
-                f" has, and {policy!r} has none"
+                "policy must have a method allows(actor, action, system), as RulePolicy([...]) "
+                f"does, and {policy!r} has none"
             )
         check_count("inbox_size", self.inbox_size)
         check_count("checkpoint_every", self.checkpoint_every)
@@ -62,7 +62,7 @@ class Options:
             raise ValueError("slow_handler_after must be more than 0 seconds")
         hook = self.on_dead_letter
         if hook is not None and not callable(hook):
-            raise TypeError(f"on_dead_letter must be a function, async or not, and not {hook!r}")
+            raise TypeError(f"on_dead_letter must be a plain or async function, not {hook!r}")
         for instrument in self.instruments:
             check_instrument(instrument)
 
@@ -80,36 +80,36 @@ def open_event_bus(
 ) -> AbstractAsyncContextManager[EventBus]:
     """Open an event bus for the block, and for all tasks that are started in it.
 
-    Leaving the block normally closes the bus as `EventBus.close` does: it waits for handlers and
-    consumers of the bus to finish what they have, and does not wait for other readers. Leaving it
-    by an exception cancels everything that belongs to the bus; what had not been handled is
-    logged. But if the bus is closing already, and the exception is the `BusClosedError` that this
-    leads to, handlers and consumers finish first. A single exception leaves as itself, not wrapped
-    in a group. Entering is not a checkpoint, leaving is.
+    Leaving the block normally closes the bus as `EventBus.close` does: it waits until handlers and
+    consumers of the bus have finished, but not for other readers. Leaving it by an exception
+    cancels everything that belongs to the bus, and logs what had not been handled. However, if the
+    bus is already closing and the exception is a `BusClosedError` that it has raised, handlers and
+    consumers finish first. A single exception leaves as itself, not wrapped in a group. Entering
+    is not a checkpoint, leaving is.
 
     Args:
-      policy: Who may send and subscribe to which systems; None allows everything.
+      policy: Decides who may send and subscribe to which systems; None allows everything.
       inbox_size: How many events may wait to be routed before senders wait.
-      checkpoint_every: How many operations on the bus there may be before one gives other
-        tasks a turn; 1 is trio's usual rule. A checkpoint costs ten times what routing an event
-        costs.
+      checkpoint_every: At least one in every `checkpoint_every` operations on the bus yields to
+        other tasks; 1 is trio's usual rule. A checkpoint takes ten times as long as routing an
+        event.
       max_subscriptions: How many subscriptions may be open at a time.
-      drain_timeout: How many seconds handlers and consumers have to finish what they have when the
-        bus is closed. Then they are cancelled, and what is left is counted and logged.
-      slow_handler_after: After how many seconds a call of a handler that is still running is
-        logged, to within a second, and again whenever it has lasted twice as long; `math.inf` for
-        never. It is not logged once its subscription has been closed.
+      drain_timeout: How many seconds handlers and consumers have to finish after the bus is closed.
+        Then they are cancelled, and what is left is counted and logged.
+      slow_handler_after: How many seconds a call of a handler may run before it is logged, to
+        within a second. It is logged again each time that its duration has doubled, until its
+        subscription is closed. `math.inf` turns this off.
       on_dead_letter: A function, async or not, that is called with a `DeadLetter` for each event
         whose handling has failed for good. The handler's task waits for it, so dead letters can't
-        pile up. What it raises leaves through the supervisor.
-      instruments: What watches the bus from its beginning; see `Instrument`.
+        pile up. Its exceptions leave through the supervisor.
+      instruments: Instruments that watch the bus from the beginning; see `Instrument`.
 
     Raises:
-      TypeError: If a number is not one, `on_dead_letter` is not a function, an instrument is not
-        an `Instrument`, or `policy` has no method `allows`.
-      ValueError: If a number is less than 1, `drain_timeout` less than 0, or `slow_handler_after`
-        not more than 0.
-      NoBusError: When the block is entered, if trio is not running.
+      TypeError: If a number isn't one, `on_dead_letter` isn't a function, an instrument isn't an
+        `Instrument`, or `policy` has no method `allows`.
+      ValueError: If a number is less than 1, `drain_timeout` is less than 0, or
+        `slow_handler_after` isn't more than 0.
+      NoBusError: When the block is entered, if trio isn't running.
     """
     return _Opening(
         Options(
@@ -150,7 +150,7 @@ class _Opening(AbstractAsyncContextManager[EventBus, None]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._manager.__aexit__(exc_type, exc_value, traceback)  # noqa: ASYNC102  # that of a nursery
+        await self._manager.__aexit__(exc_type, exc_value, traceback)  # noqa: ASYNC102  # a nursery's own exit
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -198,7 +198,7 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
             token = current_bus.set(bus)
             try:
                 yield bus
-            except BaseException as error:  # noqa: ASYNC103  # a postponed one is raised in the end
+            except BaseException as error:  # noqa: ASYNC103  # a postponed error is raised below
                 if staff.draining and router.core.door.has_raised(error):
                     postponed = error  # the handlers finish first
                 else:
@@ -231,8 +231,8 @@ def _cause(
     body_error: BaseException | None,
     postponed: BaseException | None,
 ) -> BaseException:
-    """The one exception that a group of the supervisor's nursery is about, or else a group."""
-    # Cancelled comes from the actors, too, and says nothing beside another exception.
+    """The one exception that caused a group from the supervisor's nursery, or else a group."""
+    # The actors raise Cancelled, too, which is irrelevant if there is another exception.
     errors = [error for error in group.exceptions if not is_cancelled(error)]
     if postponed is not None:
         return BaseExceptionGroup(group.message, [*errors, postponed])
@@ -245,7 +245,7 @@ def _cause(
 
 
 def _raise_as_it_was(error: BaseException) -> NoReturn:
-    """Raise an error that was raised before, and don't make what is handled now its context."""
+    """Raise an error again without making the exception being handled its context."""
     context = error.__context__
     try:
         raise error

@@ -16,8 +16,8 @@ def check_overflow(interest: Interest, overflow: Overflow) -> None:
     """Require that the bus's own events make no sender wait."""
     if overflow is Overflow.BLOCK and interest.includes_bus:
         raise ValueError(
-            f"a subscription to {str(interest.system)!r} matches the bus's own events, which wait "
-            "for nobody: choose another overflow= than Overflow.BLOCK"
+            f"a subscription to {str(interest.system)!r} matches the bus's own events, which never "
+            "wait: choose another overflow= than Overflow.BLOCK"
         )
 
 
@@ -30,7 +30,7 @@ class Terms:
     max_buffer_size: int
     overflow: Overflow
     history: History | None = None
-    """The history with which it begins."""
+    """A history whose events come first."""
 
     @staticmethod
     def of(
@@ -47,7 +47,7 @@ class Terms:
           TypeError: If an argument has the wrong type.
           ValueError: If `max_buffer_size` is less than 1, the bus's own events would make senders
             wait, or `history` doesn't keep all of the events.
-          InvalidPatternError: If a text is not a pattern.
+          InvalidPatternError: If a pattern isn't valid.
         """
         check_count("max_buffer_size", max_buffer_size)
         if not isinstance(overflow, Overflow):

@@ -1,9 +1,10 @@
 """OpenTelemetry for a bus: a span for each send and each call of a handler, and metrics.
 
-Install the extra `telemetry`, which brings the API alone; the application brings the SDK.
+Install the extra `telemetry`. It installs the OpenTelemetry API only; the application installs the
+SDK.
 
-The names are those of the semantic conventions for messaging, version 1.44.0, which are still in
-development. All of them are in one place, below.
+The names follow the semantic conventions for messaging, version 1.44.0, which are still in
+development. All of them are defined in one place, below.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from ._subscription import Subscription
 
 __all__ = ["Telemetry"]
 
-# Semantic conventions for messaging, version 1.44.0 (2026-08), and names of our own.
+# Semantic conventions for messaging, version 1.44.0 (2026-08), and names of this package.
 SYSTEM: Final = "messaging.system"
 OPERATION: Final = "messaging.operation.name"
 OPERATION_TYPE: Final = "messaging.operation.type"
@@ -68,7 +69,7 @@ _Value: TypeAlias = str | bool | int | float
 @final
 @attrs.define(eq=False)
 class _Sending:
-    """A send that is not over."""
+    """A send in progress."""
 
     event: Event
     span: Span
@@ -78,7 +79,7 @@ class _Sending:
 @final
 @attrs.define(eq=False)
 class _Processing:
-    """A call of a handler, or a block of `processing`, that is not over."""
+    """A call of a handler, or a block of `processing`, in progress."""
 
     span: Span
     attributes: dict[str, _Value]
@@ -88,15 +89,16 @@ class _Processing:
 
 @final
 class Telemetry(Instrument):
-    """Tells OpenTelemetry what happens on a bus: `open_event_bus(instruments=[Telemetry()])`.
+    """Reports to OpenTelemetry what happens on a bus: `open_event_bus(instruments=[Telemetry()])`.
 
-    A send is a span, for as long as it waits; so is a call of a handler. The call is linked to the
-    send, and a child of it unless another span is current. What handlers and the tasks that they
-    start send belongs to the same trace. `data` is never reported.
+    Each send is a span, which lasts as long as the send waits, and so is each call of a handler.
+    The span of the call is linked to that of the send, and is a child of it unless another span is
+    current. Events sent by handlers, and by the tasks that they start, belong to the same trace.
+    `data` is never reported.
 
     Args:
-      tracer_provider: Where spans go; None is the global provider.
-      meter_provider: Where metrics go; None is the global provider.
+      tracer_provider: The provider for spans; None means the global one.
+      meter_provider: The provider for metrics; None means the global one.
     """
 
     def __init__(
@@ -126,8 +128,8 @@ class Telemetry(Instrument):
         self._contexts: dict[int, tuple[weakref.ref[Event], SpanContext]] = {}
         self._sending: dict[int, _Sending] = {}
         self._calls: dict[trio.lowlevel.Task, _Processing] = {}
-        # Where the last call of a handler's task was recorded: what the task sends before the next
-        # one is a reply, or comes from what is told of a dead letter.
+        # The span of the last call in a handler's task. What the task sends before the next call is
+        # a reply, or sent by `on_dead_letter`.
         self._last_calls: WeakKeyDictionary[trio.lowlevel.Task, SpanContext] = WeakKeyDictionary()
         self._subscriptions: dict[Subscription, str] = {}  # and their patterns
         self._dropped_before: dict[str, int] = {}  # by those that have been closed
@@ -149,7 +151,7 @@ class Telemetry(Instrument):
         self._sending[key] = _Sending(event, span, time.perf_counter())
 
     def _after_call(self) -> Context | None:
-        """The context of a send by the task of a handler, outside of its calls."""
+        """The context of a send by a handler's task outside of a call."""
         if _is_in_span() or not trio.lowlevel.in_trio_task():
             return None
         last = self._last_calls.get(trio.lowlevel.current_task())
@@ -182,12 +184,12 @@ class Telemetry(Instrument):
 
     @contextmanager
     def processing(self, event: Event) -> Iterator[None]:
-        """Do for the block what is done for a call of a handler: for readers in a loop.
+        """Report the block as a call of a handler is reported, for tasks that read in a loop.
 
         Not a checkpoint.
 
         Args:
-          event: The event that the block is about.
+          event: The event that the block processes.
         """
         processing = self._begin(event, _attributes(event, "process"), {})
         try:
@@ -222,8 +224,8 @@ class Telemetry(Instrument):
         self._consumed.add(1, processing.attributes)
         self._process_seconds.record(time.perf_counter() - processing.begun, processing.attributes)
 
-    # What is observed, in the thread of an exporter and from copies. Never by way of trio: its
-    # thread may be the one that waits for the exporter.
+    # Observed metrics. They are computed from copies, in the thread of an exporter, and never by
+    # calling into trio, whose thread may be the one that waits for the exporter.
 
     def subscription_opened(self, subscription: Subscription) -> None:
         """See `Instrument`."""
@@ -293,15 +295,15 @@ def _attributes(event: Event, operation: str) -> dict[str, _Value]:
 
 
 def _patterns(subscription: Subscription) -> str:
-    """Its patterns for system and kind; paths are too many for metrics."""
+    """Its patterns for system and kind. For metrics, there are too many paths."""
     return f"{subscription.system}/{subscription.kind or '**'}"
 
 
 def _end(span: Span, attributes: dict[str, _Value], error: BaseException | None) -> None:
-    """End a span, and add to attributes what went wrong."""
+    """End a span, and add the error to the attributes."""
     if error is not None and is_cancelled(error):
         span.set_attribute(CANCELLED, True)
-    elif isinstance(error, Reject):  # a responder says no, and has not failed
+    elif isinstance(error, Reject):  # a rejection is not a failure
         span.set_attribute(REJECTED, True)
     elif error is not None:
         attributes[ERROR] = type(error).__qualname__

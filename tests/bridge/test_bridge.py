@@ -222,7 +222,7 @@ async def test_a_request_that_no_process_answers_waits_for_its_deadline(
             await bus.request("doors", "open", "/door/1")
 
 
-async def test_instruments_are_told_of_what_a_bridge_brings(memory: MemoryLog) -> None:
+async def test_instruments_see_the_events_that_a_bridge_brings(memory: MemoryLog) -> None:
     class Witness(events.Instrument):
         def __init__(self) -> None:
             self.told: list[tuple[str, str]] = []
@@ -299,7 +299,7 @@ async def test_what_came_from_a_log_is_not_exported_to_any_log(
     assert (await paths_in(memory))[20:] == ["/local"]
 
 
-async def test_instruments_are_told_of_what_a_bridge_brings_and_of_what_an_export_ignores(
+async def test_instruments_see_the_events_that_a_bridge_brings_and_an_export_ignores(
     memory: MemoryLog, autojump_clock: MockClock
 ) -> None:
     calls: list[Call] = []
@@ -325,7 +325,7 @@ async def test_instruments_are_told_of_what_a_bridge_brings_and_of_what_an_expor
     ]
 
 
-async def test_data_that_cannot_be_exported_is_told_of_as_a_dead_letter(
+async def test_data_that_cannot_be_exported_is_reported_as_a_dead_letter(
     memory: MemoryLog, autojump_clock: MockClock
 ) -> None:
     calls: list[Call] = []
@@ -711,7 +711,7 @@ async def follow_all(log: EventLog, *terms: Any, **options: Any) -> tuple[list[E
     return [event async for event in subscription], follower
 
 
-async def test_a_follower_begins_at_the_end_unless_told_where(
+async def test_by_default_a_follower_begins_at_the_end(
     memory: MemoryLog, autojump_clock: MockClock
 ) -> None:
     await write(memory, *map(entry, ("/1", "/2", "/3")))
@@ -1101,7 +1101,7 @@ async def test_leaving_by_an_exception_ends_a_bridge_at_once(
             await wait_all_tasks_blocked()
             raise ZeroDivisionError
     assert trio.current_time() == start
-    assert "the bus was ended by an exception; events that were not exported: 1" in caplog.text
+    assert "an exception ended the bus; events that were not exported: 1" in caplog.text
     assert shaky.open_sessions == 0
 
 
@@ -1317,7 +1317,7 @@ async def test_a_follower_sends_each_entry_once_whatever_happens_to_the_connecti
         assert_accounted(bridge, follower)
 
 
-async def test_a_connection_that_ends_while_it_is_not_needed_is_no_trouble(
+async def test_a_connection_that_ends_while_it_is_not_needed_does_no_harm(
     shaky: ShakyLog, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Ends:
@@ -1397,7 +1397,7 @@ async def test_wrong_arguments_are_refused_before_anything_happens(
         assert bus.subscriptions() == ()
 
 
-def test_nobody_else_makes_bridges_and_followers() -> None:
+def test_only_the_package_makes_bridges_and_followers() -> None:
     with pytest.raises(TypeError, match="use open_bridge"):
         Bridge()  # type: ignore[call-arg]  # as anybody might try
     with pytest.raises(TypeError, match=r"use Bridge\.follow"):

@@ -579,7 +579,7 @@ def not_a_log(path: Path, what: str) -> None:
         ("no folder", "unable to open"),
     ],
 )
-async def test_what_is_not_a_log_is_refused_at_once(
+async def test_a_file_that_is_not_a_log_is_refused_at_once(
     what: str, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / ("nowhere/events.db" if what == "no folder" else "events.db")
@@ -748,7 +748,7 @@ async def test_a_server_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
             await open_bridge(bus, "redis://127.0.0.1:1")
 
 
-async def test_a_stream_of_somebody_else_is_refused(valkey: Server, tmp_path: Path) -> None:
+async def test_a_stream_of_another_program_is_refused(valkey: Server, tmp_path: Path) -> None:
     key = f"te:{{{tmp_path.name}}}"
     valkey.ask("SET", key, "a text")
     async with open_event_bus() as bus:

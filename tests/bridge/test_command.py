@@ -179,7 +179,7 @@ def test_what_cannot_be_done_is_explained_in_a_line(
 @pytest.mark.parametrize(
     "words", [["tail"], ["send", "x", "s", "k"], ["info"], ["tail", "x", "--after", "-1"]]
 )
-def test_what_is_no_command_is_refused(words: list[str]) -> None:
+def test_an_unknown_command_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2

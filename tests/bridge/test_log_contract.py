@@ -118,7 +118,7 @@ async def test_the_oldest_events_make_room(tiny_log: EventLog) -> None:
         assert (await session.read(0, 1, 0))[0].position == first
 
 
-async def test_a_claim_is_nobody_elses_until_its_lease_is_over(log: EventLog) -> None:
+async def test_a_claim_is_exclusive_until_its_lease_is_over(log: EventLog) -> None:
     async with log.open() as session:
         await session.append("w", 1, [b"a", b"b", b"c"], 0)
         await session.join("g", "**", 0)

@@ -76,7 +76,7 @@ def test_the_parts_of_a_url_are_those_of_the_log() -> None:
         "redis://user:s3cret@host?nonsense=1",
     ],
 )
-def test_what_is_not_the_url_of_a_log_is_refused_and_no_password_is_shown(url: str) -> None:
+def test_an_invalid_url_of_a_log_is_refused_and_no_password_is_shown(url: str) -> None:
     with pytest.raises(ValueError, match=r".+") as caught:
         open_log(url)
     assert "s3cret" not in str(caught.value)

@@ -342,7 +342,7 @@ async def test_a_sender_held_up_by_one_subscription_takes_no_room_in_another(
     senders=st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=7),
     reads=st.lists(st.sampled_from(["a", "b"]), max_size=20),
 )
-def test_among_senders_of_the_same_event_nobody_overtakes(
+def test_among_senders_of_the_same_event_none_overtakes(
     senders: list[str], reads: list[str]
 ) -> None:
     async def program() -> None:

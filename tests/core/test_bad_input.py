@@ -133,7 +133,7 @@ NOT_STR = [None, 1, b"a", ["a"], object(), 1.5]
 @pytest.mark.parametrize("value", NOT_STR, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("field", ["system", "kind", "path"])
 @pytest.mark.parametrize("method", ["send", "send_nowait"])
-async def test_what_is_not_a_str_is_no_name(
+async def test_a_name_must_be_a_str(
     value: object, field: str, method: str, autojump_clock: MockClock
 ) -> None:
     arguments: dict[str, object] = {"system": "a", "kind": "k", "path": "/x", field: value}
@@ -142,7 +142,7 @@ async def test_what_is_not_a_str_is_no_name(
             await call(getattr(bus, method), **arguments)
 
 
-async def test_what_equals_a_name_that_was_sent_and_is_no_str_is_refused(
+async def test_an_object_that_equals_a_name_and_is_not_a_str_is_refused(
     autojump_clock: MockClock,
 ) -> None:
     class Fake:
@@ -161,7 +161,7 @@ async def test_what_equals_a_name_that_was_sent_and_is_no_str_is_refused(
 
 
 @pytest.mark.parametrize("method", ["send", "send_nowait"])
-async def test_a_bad_name_is_refused_also_when_the_send_would_wait(
+async def test_a_bad_name_is_refused_even_if_the_send_would_wait(
     method: str, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus:
@@ -208,7 +208,7 @@ BAD_PATTERNS = {
     ("pattern", "position", "rule"), BAD_PATTERNS.values(), ids=BAD_PATTERNS.keys()
 )
 @pytest.mark.parametrize("field", ["system", "kind"])
-async def test_what_is_not_a_pattern_is_refused_and_the_error_points_at_it(
+async def test_an_invalid_pattern_is_refused_and_the_error_points_at_the_mistake(
     pattern: str, position: int | None, rule: str | None, field: str, autojump_clock: MockClock
 ) -> None:
     arguments: dict[str, Any] = {"system": "a", field: pattern}
@@ -230,7 +230,7 @@ async def test_what_is_not_a_pattern_is_refused_and_the_error_points_at_it(
 
 
 @pytest.mark.parametrize("value", NOT_STR, ids=lambda value: type(value).__name__)
-async def test_what_is_not_a_str_is_no_pattern(value: Any, autojump_clock: MockClock) -> None:
+async def test_a_pattern_must_be_a_str(value: Any, autojump_clock: MockClock) -> None:
     async with untouched_bus() as bus:
         with pytest.raises(TypeError, match="str"):
             await bus.subscribe(value)
@@ -252,7 +252,7 @@ async def test_a_buffer_size_below_one_is_refused(size: int, autojump_clock: Moc
 
 
 @pytest.mark.parametrize("size", [1.0, float("inf"), "1", None])
-async def test_a_buffer_size_that_is_no_int_is_refused(
+async def test_a_buffer_size_that_is_not_an_int_is_refused(
     size: Any, autojump_clock: MockClock
 ) -> None:
     async with untouched_bus() as bus:
@@ -293,7 +293,7 @@ async def test_a_number_of_a_bus_below_one_is_refused(
 
 @OPTIONS
 @pytest.mark.parametrize("value", [1.5, "1", None])
-async def test_a_number_of_a_bus_that_is_no_int_is_refused(
+async def test_an_option_of_a_bus_that_is_not_an_int_is_refused(
     option: str, value: object, autojump_clock: MockClock
 ) -> None:
     options: dict[str, Any] = {option: value}
@@ -313,7 +313,7 @@ async def test_a_number_of_a_bus_may_be_one(option: str, autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("name", [None, 1, b"me"])
-async def test_an_actor_name_that_is_no_str_is_refused(
+async def test_an_actor_name_that_is_not_a_str_is_refused(
     name: Any, autojump_clock: MockClock
 ) -> None:
     async with untouched_bus() as bus:
@@ -322,9 +322,7 @@ async def test_an_actor_name_that_is_no_str_is_refused(
 
 
 @pytest.mark.parametrize("name", ["", "a..b", "*"])
-async def test_an_actor_name_that_is_no_name_is_refused(
-    name: str, autojump_clock: MockClock
-) -> None:
+async def test_an_invalid_actor_name_is_refused(name: str, autojump_clock: MockClock) -> None:
     async with untouched_bus() as bus:
         with pytest.raises(EventBusError) as caught:
             bus.for_actor(name)

@@ -295,7 +295,7 @@ async def test_refusals(autojump_clock: MockClock) -> None:
         assert (refused.path, refused.data) == ("/", SendRefused("PolicyDeniedError", 1))
 
 
-async def test_what_nothing_matches(autojump_clock: MockClock) -> None:
+async def test_unmatched_events_are_reported(autojump_clock: MockClock) -> None:
     async with spied() as (bus, spy):
         for number in range(9):
             await bus.send("a", "k", f"/{number}")
@@ -323,7 +323,7 @@ async def test_attempts_of_a_handler(autojump_clock: MockClock) -> None:
     assert told == [("handler.failed", "Retry"), ("handler.failed", "Log"), ("event.failed", "Log")]
 
 
-async def test_the_end_of_a_bus_closes_all_but_those_who_listen(
+async def test_the_end_of_a_bus_reports_all_subscriptions_but_those_to_it(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -425,7 +425,7 @@ def test_a_spy_can_tell_who_was_subscribed_when(program: list[tuple[str, Any]]) 
 # ------------------------------------------------------------------------------- who may, and how
 
 
-async def test_no_wildcard_matches_them_and_nobody_can_send_them(
+async def test_no_wildcard_matches_them_and_no_task_can_send_them(
     autojump_clock: MockClock,
 ) -> None:
     async with spied("subscription.*") as (bus, spy):
@@ -485,7 +485,7 @@ async def test_to_wait_for_one_of_them_works(autojump_clock: MockClock) -> None:
 # --------------------------------------------------------------------------------------- bounds
 
 
-async def test_nothing_about_those_who_listen_is_told(
+async def test_nothing_is_reported_about_subscriptions_to_them(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def failing(event: Event) -> None:

@@ -60,7 +60,7 @@ async def later(act: Callable[[], object]) -> None:
 
 
 @EVERY
-async def test_a_cancelled_send_reaches_nobody_and_another_one_everybody(
+async def test_a_cancelled_send_reaches_no_subscriber_and_another_one_reaches_all(
     every: int, autojump_clock: MockClock
 ) -> None:
     async def scene(cancellation: Cancellation[None]) -> None:

@@ -128,7 +128,7 @@ async def test_a_wait_becomes_hopeless_when_the_only_other_reader_exits(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_reader_that_is_no_task_means_no_deadlock(autojump_clock: MockClock) -> None:
+async def test_a_reader_that_is_not_a_task_means_no_deadlock(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus:
         subscription = await bus.subscribe("a", max_buffer_size=1)
         await read_one(bus, subscription, "a")
@@ -169,7 +169,9 @@ async def test_a_reader_that_was_started_a_moment_ago_means_no_deadlock(
         nursery.cancel_scope.cancel()
 
 
-async def test_nobody_has_read_yet_means_no_error(autojump_clock: MockClock) -> None:
+async def test_a_subscription_that_no_task_has_read_means_no_error(
+    autojump_clock: MockClock,
+) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         subscription = await bus.subscribe("a", max_buffer_size=1)
         await fill(bus, "a")
@@ -241,7 +243,7 @@ async def test_a_chain_of_senders_and_readers_is_refused(autojump_clock: MockClo
                 refused.append(str(error))
                 await two.channel().receive()
 
-        with pytest.RaisesGroup(pytest.RaisesExc(DeadlockError, match="all its readers wait, too")):
+        with pytest.RaisesGroup(pytest.RaisesExc(DeadlockError, match="all its readers wait too")):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(reads_one_sends_two)
                 nursery.start_soon(reads_two_sends_one)

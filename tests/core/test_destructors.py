@@ -347,7 +347,7 @@ async def test_the_destructor_of_dropped_data_may_use_the_bus(
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("close", ["the channel", "the bus", "nothing"])
-async def test_the_destructor_of_what_nobody_has_read_may_use_the_bus(
+async def test_the_destructor_of_an_unread_event_may_use_the_bus(
     act: str, close: str, autojump_clock: MockClock
 ) -> None:
     errors: list[BaseException] = []
@@ -507,7 +507,7 @@ async def test_a_subscription_may_be_closed_as_the_router_begins_to_receive(ends
         subscription.receive_nowait()
 
 
-async def test_who_reads_before_the_end_has_been_routed_waits_for_it() -> None:
+async def test_a_reader_that_comes_before_the_end_has_been_routed_waits_for_it() -> None:
     async with open_event_bus() as bus:
         one, other = await bus.subscribe("a"), await bus.subscribe("a")
         one.close()

@@ -31,7 +31,7 @@ async def fill(bus: EventBus, channel: EventChannel, count: int) -> None:
 
 
 @EVERY
-async def test_a_busy_sender_gives_a_turn_every_so_many_operations(
+async def test_a_busy_sender_yields_once_per_checkpoint_every_operations(
     every: int, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus(inbox_size=10_000, checkpoint_every=every) as bus:
@@ -44,7 +44,7 @@ async def test_a_busy_sender_gives_a_turn_every_so_many_operations(
 
 @EVERY
 @pytest.mark.parametrize("how", ["receive", "for"])
-async def test_a_busy_reader_gives_a_turn_every_so_many_operations(
+async def test_a_busy_reader_yields_once_per_checkpoint_every_operations(
     every: int, how: str, autojump_clock: MockClock
 ) -> None:
     count = 10 * every

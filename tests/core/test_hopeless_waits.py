@@ -217,7 +217,7 @@ async def test_a_wait_with_a_deadline_ends_by_itself(
         assert trio.current_time() == deadline
 
 
-async def test_where_one_of_several_readers_has_a_deadline_nobody_is_ended(
+async def test_if_one_of_several_readers_has_a_deadline_no_wait_is_ended(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -332,7 +332,7 @@ async def test_a_sender_that_waited_for_the_inbox_first_is_ended_if_its_wait_is_
 
 
 @pytest.mark.parametrize("waits", [3, 100])
-async def test_looks_do_not_change_the_order_of_those_who_wait(
+async def test_checks_do_not_change_the_order_of_waiting_senders(
     waits: float, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:

@@ -120,11 +120,11 @@ async def test_what_asks_in_the_middle_of_routing_gets_an_answer(
 
 def test_a_step_needs_room_on_the_stack() -> None:
     reserve_stack()
-    with pytest.raises(RecursionError, match="too near"):
+    with pytest.raises(RecursionError, match="too close"):
         reserve_stack(more=1_000_000)
 
 
-async def test_a_task_that_has_ended_is_no_reader_any_more() -> None:
+async def test_a_task_that_has_ended_is_not_a_reader_any_more() -> None:
     readers = KnownReaders()
     tasks: list[trio.lowlevel.Task] = []
 
@@ -173,7 +173,7 @@ async def test_a_handler_that_fails_while_the_bus_closes_is_not_hidden_by_the_er
             await bus.send("a", "k", "/2")
 
 
-async def test_a_handler_whose_parameters_are_not_known_is_taken_as_it_is(
+async def test_a_handler_whose_parameters_are_not_known_is_accepted(
     autojump_clock: MockClock,
 ) -> None:
     called: list[str] = []

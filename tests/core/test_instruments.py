@@ -78,7 +78,7 @@ Way = Callable[[EventBus, str], Awaitable[None]]
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_send_is_told_of_before_and_after(way: Way, autojump_clock: MockClock) -> None:
+async def test_a_send_is_reported_before_and_after(way: Way, autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     async with open_event_bus(instruments=[instrument]) as bus:
         subscription = await bus.subscribe("a")
@@ -101,7 +101,7 @@ async def test_a_send_is_told_of_before_and_after(way: Way, autojump_clock: Mock
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_send_to_a_closed_bus_is_told_of_with_its_error(
+async def test_a_send_to_a_closed_bus_is_reported_with_its_error(
     way: Way, autojump_clock: MockClock
 ) -> None:
     instrument, calls = watcher()
@@ -114,7 +114,7 @@ async def test_a_send_to_a_closed_bus_is_told_of_with_its_error(
     assert outcomes(calls, "after_send") == told
 
 
-async def test_a_send_that_would_block_is_told_of(autojump_clock: MockClock) -> None:
+async def test_a_send_that_would_block_is_reported(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     async with open_event_bus(instruments=[instrument]) as bus:
         await bus.subscribe("a", max_buffer_size=1)
@@ -129,7 +129,7 @@ async def test_a_send_that_would_block_is_told_of(autojump_clock: MockClock) -> 
         assert paths(e for call in calls if call[0] == "events_routed" for e in call[1]) == ["/1"]
 
 
-async def test_a_send_that_waits_is_told_of_when_the_wait_is_over(
+async def test_a_send_that_waits_is_reported_when_the_wait_is_over(
     autojump_clock: MockClock,
 ) -> None:
     instrument, calls = watcher()
@@ -170,7 +170,7 @@ async def test_a_waiting_send_that_is_refused_gets_the_error_of_its_caller(
     assert outcomes(calls, "after_send") == ["/1 ok", "/2 BusClosedError"]
 
 
-async def test_a_deadlock_is_told_of_once(autojump_clock: MockClock) -> None:
+async def test_a_deadlock_is_reported_once(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     async with open_event_bus(instruments=[instrument]) as bus:
         subscription = await bus.subscribe("a", max_buffer_size=1)
@@ -185,7 +185,7 @@ async def test_a_deadlock_is_told_of_once(autojump_clock: MockClock) -> None:
     assert [call[1:] for call in calls if call[0] == "senders_stalled"] == [(subscription, 1.0)]
 
 
-async def test_a_send_is_told_of_at_every_checkpoint(autojump_clock: MockClock) -> None:
+async def test_a_send_is_reported_at_every_checkpoint(autojump_clock: MockClock) -> None:
     async def scene(cancellation: Cancellation[None]) -> None:
         instrument, calls = watcher()
         async with open_event_bus(instruments=[instrument], checkpoint_every=1) as bus:
@@ -206,7 +206,7 @@ async def test_a_send_is_told_of_at_every_checkpoint(autojump_clock: MockClock) 
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-async def test_requests_and_replies_are_told_of_as_sends(
+async def test_requests_and_replies_are_reported_as_sends(
     by_hand: bool, autojump_clock: MockClock
 ) -> None:
     instrument, calls = watcher()
@@ -237,7 +237,9 @@ async def test_requests_and_replies_are_told_of_as_sends(
         assert outcomes(calls, "after_send")[2:] == ["/2 Cancelled"]
 
 
-async def test_a_request_that_nobody_gets_is_not_told_of(autojump_clock: MockClock) -> None:
+async def test_a_request_that_no_subscription_gets_is_not_reported(
+    autojump_clock: MockClock,
+) -> None:
     instrument, calls = watcher()
     async with open_event_bus(instruments=[instrument]) as bus:
         with pytest.raises(NoSubscribersError):
@@ -291,7 +293,7 @@ async def test_context_variables_of_the_sender_are_there_from_a_thread_too(
 # ---------------------------------------------------------------------------------------- routing
 
 
-async def test_neighbours_of_one_system_and_kind_are_told_of_together(
+async def test_consecutive_events_of_one_system_and_kind_are_reported_together(
     autojump_clock: MockClock,
 ) -> None:
     instrument, calls = watcher()
@@ -316,7 +318,7 @@ async def test_neighbours_of_one_system_and_kind_are_told_of_together(
     ]
 
 
-async def test_with_paths_each_event_is_told_of_alone_and_unmatched_ones_too(
+async def test_with_paths_each_event_is_reported_alone_and_unmatched_ones_too(
     autojump_clock: MockClock,
 ) -> None:
     instrument, calls = watcher()
@@ -330,7 +332,7 @@ async def test_with_paths_each_event_is_told_of_alone_and_unmatched_ones_too(
     assert told == [(["/1"], {one, two}), (["/2"], {two}), (["/3/4"], set()), (["/1"], set())]
 
 
-async def test_a_history_is_no_subscription_but_what_it_keeps_is_not_unmatched(
+async def test_a_history_is_not_a_subscription_but_what_it_keeps_is_not_unmatched(
     autojump_clock: MockClock,
 ) -> None:
     instrument, calls = watcher()
@@ -394,7 +396,7 @@ async def test_a_subscription_that_was_closed_meanwhile_is_the_same_object(
     assert told["event_received"] is subscription
 
 
-async def test_what_nobody_refers_to_any_more_is_made_again(autojump_clock: MockClock) -> None:
+async def test_an_object_without_references_is_made_again(autojump_clock: MockClock) -> None:
     seen: list[str] = []
 
     class Seeing(Instrument):
@@ -437,7 +439,7 @@ async def read_all(subscription: Subscription, way: str) -> list[str]:
     "way", ["receive", "receive_nowait", "iteration", "batches", "small batches"]
 )
 @pytest.mark.parametrize("waits", [False, True])
-async def test_each_event_that_is_read_is_told_of_once_in_the_task_of_the_reader(
+async def test_each_event_that_is_read_is_reported_once_in_the_task_of_the_reader(
     way: str, waits: bool, autojump_clock: MockClock
 ) -> None:
     told: list[str] = []
@@ -470,7 +472,7 @@ async def test_each_event_that_is_read_is_told_of_once_in_the_task_of_the_reader
 
 
 @pytest.mark.parametrize("way", ["one by one", "in order"])
-async def test_each_event_that_a_handler_takes_is_told_of_before_its_call(
+async def test_each_event_that_a_handler_takes_is_reported_before_its_call(
     way: str, autojump_clock: MockClock
 ) -> None:
     instrument, calls = watcher()
@@ -494,7 +496,7 @@ async def test_each_event_that_a_handler_takes_is_told_of_before_its_call(
     assert all(event is other for (_, event), (_, other) in zip(received, called, strict=True))
 
 
-async def test_what_expect_and_wait_for_open_is_told_of(autojump_clock: MockClock) -> None:
+async def test_waiters_of_expect_and_wait_for_are_reported(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     async with open_event_bus(instruments=[instrument]) as bus, trio.open_nursery() as nursery:
         nursery.start_soon(bus.wait_for, "a")
@@ -543,7 +545,7 @@ async def test_the_end_of_the_bus_closes_each_subscription_once(autojump_clock: 
 # --------------------------------------------------------------------------------------- handlers
 
 
-async def test_a_call_of_a_handler_is_told_of_before_and_after(autojump_clock: MockClock) -> None:
+async def test_a_call_of_a_handler_is_reported_before_and_after(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
 
     async def handler(event: Event) -> None:
@@ -570,7 +572,7 @@ async def test_a_call_of_a_handler_is_told_of_before_and_after(autojump_clock: M
     assert str(letter.error) == "/bad"
 
 
-async def test_a_cancelled_call_is_told_of(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_call_is_reported(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     async with open_event_bus(instruments=[instrument], drain_timeout=1) as bus:
 
@@ -624,7 +626,7 @@ async def test_context_variables_of_a_call_reach_its_tasks_and_no_other_call(
 # ------------------------------------------------------------------------------- losses and stalls
 
 
-async def test_an_episode_of_loss_is_told_of_as_it_is_logged(
+async def test_an_episode_of_loss_is_reported_as_it_is_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("trio_events").disabled = True  # whether or not it is
@@ -649,9 +651,7 @@ async def test_an_episode_of_loss_is_told_of_as_it_is_logged(
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_subscriptions_that_are_open_are_told_of_first(
-    late: bool, autojump_clock: MockClock
-) -> None:
+async def test_open_subscriptions_are_reported_first(late: bool, autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     async with open_event_bus(instruments=[] if late else [instrument]) as bus:
         subscriptions = [await bus.subscribe("a"), await bus.subscribe("b")]
@@ -661,7 +661,7 @@ async def test_subscriptions_that_are_open_are_told_of_first(
         assert calls == [("subscription_opened", each) for each in subscriptions]
 
 
-async def test_an_instrument_that_is_removed_is_told_of_nothing_more(
+async def test_an_instrument_that_is_removed_gets_no_more_calls(
     autojump_clock: MockClock,
 ) -> None:
     instrument, calls = watcher()
@@ -812,7 +812,7 @@ async def test_an_instrument_that_raises_is_logged_and_removed_and_the_bus_goes_
         await everything(bus, nursery)
     assert calls[-1][0] == hook
     assert names(calls).count(hook) == 1
-    (record,) = (r for r in caplog.records if "without the instrument" in r.getMessage())
+    (record,) = (r for r in caplog.records if "instrument was removed" in r.getMessage())
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith(f"Watcher.{hook} raised")
     assert record.exc_info is not None
@@ -927,7 +927,9 @@ async def test_the_collector_does_not_run_in_a_method(
 
 
 @pytest.mark.parametrize("thing", [None, "x", Instrument, object()])
-async def test_what_is_no_instrument_is_refused(thing: Any, autojump_clock: MockClock) -> None:
+async def test_an_object_that_is_not_an_instrument_is_refused(
+    thing: Any, autojump_clock: MockClock
+) -> None:
     with pytest.raises(TypeError, match="must be an Instrument"):
         open_event_bus(instruments=[thing])
     async with open_event_bus() as bus:

@@ -52,10 +52,10 @@ async def test_a_reader_that_keeps_up_badly_is_one_episode(
 @pytest.mark.parametrize(
     ("overflow", "text"),
     [
-        (Overflow.DROP_OLDEST, "the oldest ones are lost (drop_oldest)"),
-        (Overflow.DROP_INCOMING, "further ones are lost (drop_incoming)"),
-        (Overflow.CLOSE, "further ones are lost (close)"),
-        (Overflow.LATEST, "the oldest ones are lost (latest)"),
+        (Overflow.DROP_OLDEST, "drops the oldest events (drop_oldest)"),
+        (Overflow.DROP_INCOMING, "drops new events (drop_incoming)"),
+        (Overflow.CLOSE, "drops new events (close)"),
+        (Overflow.LATEST, "drops the oldest events (latest)"),
     ],
 )
 async def test_the_log_says_which_events_are_lost(

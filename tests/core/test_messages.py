@@ -32,7 +32,7 @@ from trio_events.testing import record
 from ..handlers.handling import Recorder
 
 
-def test_asyncio_is_told_apart_from_trio() -> None:
+def test_asyncio_is_distinguished_from_trio() -> None:
     async def main() -> None:
         async with open_event_bus():
             pass
@@ -99,7 +99,7 @@ def test_a_policy_that_is_none_is_refused_when_the_bus_is_opened(policy: Any) ->
 @pytest.mark.parametrize(
     "rules", [[("a", "b")], ["a"], "ab", [None], Allow(Action.SEND, "a")], ids=repr
 )
-def test_what_is_no_list_of_rules_is_refused_at_once(rules: Any) -> None:
+def test_rules_that_are_not_a_list_are_refused_at_once(rules: Any) -> None:
     with pytest.raises(TypeError, match="Allow"):
         RulePolicy(rules)
 

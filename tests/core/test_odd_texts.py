@@ -189,7 +189,7 @@ async def request(bus: EventBus, odd: Text) -> object:
 
 @ODD
 @pytest.mark.parametrize("wait", [expect, wait_for, request], ids=lambda f: f.__name__)
-async def test_waiting_takes_odd_texts_for_what_they_are(
+async def test_waiting_accepts_subclasses_of_str(
     wait: Wait, odd: Text, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
@@ -207,7 +207,7 @@ async def test_waiting_takes_odd_texts_for_what_they_are(
 
 
 @ODD
-def test_a_pattern_takes_odd_texts_for_what_they_are(odd: Text) -> None:
+def test_a_pattern_accepts_subclasses_of_str(odd: Text) -> None:
     pattern = Pattern.parse(odd("orders.*"))
     assert pattern == Pattern.parse("orders.*")
     assert type(str(pattern)) is str

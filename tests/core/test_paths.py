@@ -179,7 +179,7 @@ def test_a_text_without_pattern_characters_is_one_path_however_long(path: str) -
         (f"/({'|'.join(f'x{n:02}' for n in range(65))})", 2 + 64 * 4),
     ],
 )
-async def test_what_is_no_path_pattern_is_refused_and_the_error_points_at_it(
+async def test_an_invalid_path_pattern_is_refused_and_the_error_points_at_the_mistake(
     path: str, position: int, autojump_clock: MockClock
 ) -> None:
     with pytest.raises(InvalidPatternError) as caught:
@@ -202,7 +202,7 @@ def test_alternatives_of_paths_may_have_dots_and_not_slashes() -> None:
 
 
 @pytest.mark.parametrize("path", [1, b"/x", ["/x"], True, Pattern.parse("a")])
-async def test_what_is_not_a_str_is_no_path(path: str, autojump_clock: MockClock) -> None:
+async def test_a_path_must_be_a_str(path: str, autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus:
         with pytest.raises(TypeError, match="path must be a str"):
             await bus.subscribe("a", path=path)

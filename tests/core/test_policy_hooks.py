@@ -264,7 +264,7 @@ async def test_a_refused_send_does_not_wait_for_a_full_inbox(autojump_clock: Moc
         assert bus.statistics().accepted == 1
 
 
-async def test_the_policy_is_not_asked_about_what_is_no_name_or_pattern(
+async def test_the_policy_is_not_asked_about_an_invalid_name_or_pattern(
     autojump_clock: MockClock,
 ) -> None:
     policy = Recording(answer=False)
@@ -320,7 +320,7 @@ async def test_what_a_policy_allowed_while_stable_is_asked_again_when_it_no_long
             await bus.send("a", "k", "/x")
 
 
-async def test_a_stable_policy_is_asked_once_also_when_it_denies(
+async def test_a_stable_policy_is_asked_once_even_if_it_denies(
     autojump_clock: MockClock,
 ) -> None:
     asked: list[str] = []

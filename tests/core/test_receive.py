@@ -296,7 +296,7 @@ async def test_a_batch_size_below_one_is_refused(size: int, autojump_clock: Mock
 
 
 @pytest.mark.parametrize("size", [1.5, "3"])
-async def test_a_batch_size_that_is_no_int_is_refused(
+async def test_a_batch_size_that_is_not_an_int_is_refused(
     size: object, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus:

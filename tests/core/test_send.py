@@ -81,7 +81,9 @@ async def test_send_returns_none_and_does_not_wait_for_a_reader(autojump_clock: 
         assert_books(subscription, queued=1)
 
 
-async def test_an_event_for_nobody_is_accepted_and_counted(autojump_clock: MockClock) -> None:
+async def test_an_event_without_subscribers_is_accepted_and_counted(
+    autojump_clock: MockClock,
+) -> None:
     async with open_event_bus() as bus:
         await bus.send("a", "k", "/1")
         await bus.send("b", "k", "/2")
@@ -107,7 +109,7 @@ async def test_an_event_for_nobody_is_accepted_and_counted(autojump_clock: MockC
     ],
     ids=["blank", "signs", "long path", "unicode", "spaces", "inner $", "16 segments", "512 long"],
 )
-async def test_any_name_within_the_rules_arrives_as_it_is(
+async def test_any_valid_name_arrives_unchanged(
     system: str, kind: str, path: str, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus:
@@ -260,7 +262,7 @@ async def test_the_sends_of_one_task_arrive_in_order(autojump_clock: MockClock) 
         assert received == [f"/{number}" for number in range(100)]
 
 
-async def test_an_event_that_was_accepted_first_arrives_first_whoever_sent_it(
+async def test_an_event_that_was_accepted_first_arrives_first_from_any_sender(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:

@@ -55,7 +55,7 @@ async def test_the_two_patterns_never_interact(autojump_clock: MockClock) -> Non
         assert drain(subscription.channel()) == ["/3"]
 
 
-async def test_a_buffer_takes_256_events_and_blocks_unless_told_otherwise(
+async def test_by_default_a_buffer_takes_256_events_and_blocks(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -230,7 +230,7 @@ async def test_subscribing_at_the_same_time_does_not_pass_the_limit(
         assert bus.statistics().open_subscriptions == 3
 
 
-def test_the_numbers_of_a_bus_are_these_unless_told_otherwise() -> None:
+def test_the_options_of_a_bus_have_these_defaults() -> None:
     parameters = inspect.signature(open_event_bus).parameters
     assert {name: parameter.default for name, parameter in parameters.items()} == {
         "policy": None,
@@ -245,7 +245,7 @@ def test_the_numbers_of_a_bus_are_these_unless_told_otherwise() -> None:
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-async def test_the_bus_keeps_a_subscription_that_nobody_else_refers_to(
+async def test_the_bus_keeps_a_subscription_that_nothing_else_refers_to(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:

@@ -180,7 +180,9 @@ async def test_the_open_subscriptions_are_listed_in_the_order_of_opening(
 # ------------------------------------------------------------------------------------ is_wanted
 
 
-async def test_is_wanted_says_whether_somebody_would_get_it_now(autojump_clock: MockClock) -> None:
+async def test_is_wanted_says_whether_a_subscription_would_get_it_now(
+    autojump_clock: MockClock,
+) -> None:
     async with open_event_bus() as bus:
         remembered = bus.statistics().routes_remembered
         with assert_no_checkpoints():

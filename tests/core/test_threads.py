@@ -115,7 +115,8 @@ async def test_what_send_soon_cannot_send_is_refused_counted_and_logged(
         assert bus.statistics().refused == 5
         assert subscription.statistics().matched == 1
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
-        f"send_soon: events refused: {count}, the last by WouldBlock()" for count in (1, 2, 4)
+        f"send_soon: events refused: {count}, the last because of WouldBlock()"
+        for count in (1, 2, 4)
     ]
 
 

@@ -68,7 +68,7 @@ def test_any_graph_has_the_verdict_that_following_every_detour_has(
         assert not doomed(left, enders)
 
 
-def test_who_only_waits_for_a_ring_is_left_alone() -> None:
+def test_a_task_that_only_waits_for_a_ring_is_left_alone() -> None:
     waits = {0: "p", 1: "q", 2: "r"}
     enders = {"p": [1], "q": [2], "r": [1]}
     assert hopeless_waits(waits, enders, [0, 1, 2]) == [1]

@@ -61,10 +61,10 @@ async def test_the_first_drop_of_an_episode_warns_once(
             await bus.send("a.b", "k", f"/{i}")
             await wait_all_tasks_blocked()
         [warning] = messages(log, logging.WARNING)
-    lost = "the oldest" if overflow is Overflow.DROP_OLDEST else "further"
+    lost = "the oldest" if overflow is Overflow.DROP_OLDEST else "new"
     assert re.fullmatch(
         rf"subscription 'a\.\*' kind='k\.\*\*' \(subscribed at {re.escape(__file__)}:\d+\) "
-        rf"is full: unread events: 4, {lost} ones are lost \({overflow.value}\)",
+        rf"is full and drops {lost} events \({overflow.value}\); unread events: 4",
         warning,
     )
 
@@ -92,7 +92,7 @@ async def test_an_episode_ends_when_the_buffer_is_half_empty_and_a_second_has_pa
         assert messages(log, logging.INFO) == []
         await trio.sleep(0.2)  # it ends
         [summary] = messages(log, logging.INFO)
-        assert "events lost since it was full: 4" in summary
+        assert "has stopped dropping events; dropped: 4" in summary
         await send(3)
         assert len(messages(log, logging.WARNING)) == 1  # another one
         await trio.sleep(5)
@@ -101,13 +101,13 @@ async def test_an_episode_ends_when_the_buffer_is_half_empty_and_a_second_has_pa
         assert messages(log, logging.INFO) == []
         subscription.channel().receive_nowait()  # two of four: it ends at once
         [summary] = messages(log, logging.INFO)
-        assert "events lost since it was full: 1" in summary
+        assert "has stopped dropping events; dropped: 1" in summary
         await send(3)
         assert len(messages(log, logging.WARNING)) == 1
         subscription.close()
         await wait_all_tasks_blocked()
         [summary] = messages(log, logging.INFO)
-        assert "events lost since it was full: 1" in summary
+        assert "has stopped dropping events; dropped: 1" in summary
 
 
 async def test_nothing_is_logged_where_nothing_is_lost(log: pytest.LogCaptureFixture) -> None:

@@ -220,7 +220,7 @@ def test_a_url_without_a_map_is_said_in_one_line(
     assert printed.err.count("\n") == 1
 
 
-async def test_a_wrong_path_is_no_map() -> None:
+async def test_at_a_wrong_path_there_is_no_map() -> None:
     with trio.fail_after(TIME_LIMIT):
         async with open_event_bus() as bus, trio.open_nursery() as nursery:
             url = await nursery.start(serve_map, bus)

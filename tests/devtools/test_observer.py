@@ -269,7 +269,7 @@ async def test_how_a_send_went(autojump_clock: MockClock) -> None:
         assert [e["path"] for e in observer.state(position)["events"]] == ["/3"]
 
 
-async def test_what_is_forgotten_while_a_send_waits_is_no_harm(autojump_clock: MockClock) -> None:
+async def test_forgetting_while_a_send_waits_does_no_harm(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         observer = Observer(bus, max_events=1)
         full = await bus.subscribe("a", max_buffer_size=1)
@@ -296,7 +296,7 @@ async def test_what_is_forgotten_while_a_send_waits_is_no_harm(autojump_clock: M
         assert observer.tree(observer._count) is not None
 
 
-async def test_no_more_than_500_names_are_told_apart(
+async def test_no_more_than_500_names_are_distinguished(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_NAMES", 3)
@@ -643,7 +643,7 @@ async def test_the_fullest_buffer_of_a_row_is_shown(autojump_clock: MockClock) -
         assert (row["open"], row["used"], row["queued"]) == (2, 2, 3)
 
 
-async def test_who_sends_without_a_task_is_another_thread(autojump_clock: MockClock) -> None:
+async def test_a_sender_without_a_task_is_another_thread(autojump_clock: MockClock) -> None:
     class Sending(trio.abc.Instrument):
         sent = False
 

@@ -191,7 +191,7 @@ async def test_a_stream_has_each_event_once() -> None:
         assert seen == ["/1", "/2"]
 
 
-async def test_a_page_that_does_not_read_disturbs_nobody_and_gets_no_backlog() -> None:
+async def test_a_page_that_does_not_read_disturbs_no_other_and_gets_no_backlog() -> None:
     async with mapped() as served, streaming(served) as slow, streaming(served) as other:
         for number in range(3000):
             await served.bus.send("a", "k", f"/{number}" + "x" * 150, "y" * 100)
@@ -227,7 +227,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("data", BROKEN)
-async def test_what_is_no_request_is_refused_and_the_next_one_answered(data: bytes) -> None:
+async def test_an_invalid_request_is_refused_and_the_next_one_answered(data: bytes) -> None:
     async with mapped() as served:
         async with await served.connect() as stream:
             with contextlib.suppress(trio.BrokenResourceError):

@@ -72,7 +72,7 @@ async def test_sends_calls_arrows_and_counters(tmp_path: Path) -> None:
     assert entries[-1]["args"] == {"count": 0}
 
 
-async def test_what_is_not_over_is_in_it(tmp_path: Path) -> None:
+async def test_unfinished_sends_and_calls_are_in_it(tmp_path: Path) -> None:
     async def stuck(event: Event) -> None:
         await trio.sleep_forever()
 

@@ -377,7 +377,7 @@ async def test_every_async_callable_can_be_a_consumer() -> None:
     assert sorted(got) == ["called", "method", "method"]
 
 
-async def test_a_callable_without_a_signature_is_taken_as_it_is(
+async def test_a_callable_without_a_signature_is_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     got: list[str] = []

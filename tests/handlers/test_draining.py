@@ -509,7 +509,7 @@ async def test_without_time_a_handler_that_is_done_leaves_nothing(
     assert warnings(caplog) == []
 
 
-async def test_a_call_that_is_cancelled_is_logged_also_if_nothing_else_is_left(
+async def test_a_cancelled_call_is_logged_even_if_nothing_else_is_left(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_event_bus(drain_timeout=1) as bus:
@@ -541,7 +541,7 @@ async def test_the_time_may_be_unlimited(autojump_clock: MockClock) -> None:
         (True, TypeError),
     ],
 )
-async def test_what_is_no_time_is_refused(timeout: Any, error: type[Exception]) -> None:
+async def test_an_invalid_duration_is_refused(timeout: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^drain_timeout must be "):
         async with open_event_bus(drain_timeout=timeout):
             raise AssertionError("not reached")
@@ -688,7 +688,7 @@ async def test_leaving_by_an_exception_does_not_drain(
     assert (workers.begun, workers.cancelled) == (["/0"], ["/0"])
     assert tasks_living() == before
     [warning] = warnings(caplog)  # what is lost is said
-    assert "the bus was ended by an exception" in warning
+    assert "an exception ended the bus" in warning
     assert warning.endswith("cancelled: 1, events discarded: 2")
 
 

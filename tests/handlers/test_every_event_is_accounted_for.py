@@ -359,13 +359,13 @@ async def test_a_log_handler_that_closes_the_bus_at_a_look_ends_the_wait_with_it
 
 
 @pytest.mark.parametrize("number", [10**400, float("nan"), -1, -0.1, float("-inf")], ids=str)
-async def test_a_drain_timeout_that_is_no_time_is_refused_at_once(number: float) -> None:
+async def test_a_drain_timeout_that_is_not_a_duration_is_refused_at_once(number: float) -> None:
     with pytest.raises(ValueError, match="drain_timeout"):
         open_event_bus(drain_timeout=number)
 
 
 @pytest.mark.parametrize("number", [None, "1", True, 1j, [1]], ids=str)
-async def test_a_drain_timeout_that_is_no_number_is_refused_at_once(number: float) -> None:
+async def test_a_drain_timeout_that_is_not_a_number_is_refused_at_once(number: float) -> None:
     with pytest.raises(TypeError, match="drain_timeout"):
         open_event_bus(drain_timeout=number)
 

@@ -140,7 +140,7 @@ BAD_TERMS: list[tuple[dict[str, Any], type[Exception], str | None]] = [
 
 
 @pytest.mark.parametrize("name", NO_HANDLERS)
-async def test_what_is_not_async_is_refused_and_nothing_has_happened(name: str) -> None:
+async def test_a_function_that_is_not_async_is_refused_before_anything_happens(name: str) -> None:
     async with open_event_bus() as bus:
         before = tasks_living()
         with pytest.raises(TypeError, match="a handler must be an async function, not") as caught:
@@ -151,7 +151,7 @@ async def test_what_is_not_async_is_refused_and_nothing_has_happened(name: str) 
 
 
 @pytest.mark.parametrize("name", NO_HANDLERS)
-def test_what_is_not_async_is_refused_when_it_is_declared(name: str) -> None:
+def test_a_function_that_is_not_async_is_refused_when_it_is_declared(name: str) -> None:
     handlers = HandlerSet()
     with pytest.raises(TypeError, match="a handler must be an async function, not"):
         handlers.on("a")(NO_HANDLERS[name])
@@ -380,7 +380,7 @@ async def test_a_handler_gets_the_very_events_one_after_the_other_in_order() -> 
     assert all(event is theirs for event, theirs in zip(got, [e async for e in other], strict=True))
 
 
-async def test_a_handler_sees_the_context_variables_of_whoever_registered_it() -> None:
+async def test_a_handler_sees_the_context_variables_of_the_task_that_registered_it() -> None:
     who = ContextVar("who", default="nobody")
     seen: list[tuple[str, str]] = []
 
@@ -484,7 +484,7 @@ async def test_events_that_a_busy_handler_lets_drop_are_counted() -> None:
     assert_books(subscription, delivered=3, dropped=3)
 
 
-async def test_the_books_count_what_is_running_and_what_has_failed() -> None:
+async def test_the_statistics_count_running_and_failed_calls() -> None:
     workers = Workers()
 
     async def handler(event: Event) -> None:
@@ -545,7 +545,7 @@ async def test_tasks_say_what_they_are_for() -> None:
     )
 
 
-async def test_a_turn_for_others_comes_also_if_the_handler_never_waits() -> None:
+async def test_a_handler_that_never_waits_still_yields_to_other_tasks() -> None:
     turns, done = 0, trio.Event()
 
     async def handler(event: Event) -> None:
@@ -862,7 +862,7 @@ async def test_the_ambient_functions_use_the_bus_around_the_caller() -> None:
             await events.on(note, "a", concurrency=0)
 
 
-async def test_a_handler_has_the_bus_of_whoever_registered_it_around_it() -> None:
+async def test_a_handler_has_the_bus_through_which_it_was_registered_around_it() -> None:
     async def handler(event: Event) -> None:
         await events.send("b", "k", event.path)
 

@@ -167,6 +167,6 @@ async def test_with_infinity_senders_that_wait_for_a_handler_are_logged_all_the_
     ],
     ids=repr,
 )
-def test_what_is_no_time_after_which_to_log_is_refused(value: Any, error: type[Exception]) -> None:
+def test_an_invalid_slow_handler_after_is_refused(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^slow_handler_after must be "):
         open_event_bus(slow_handler_after=value)

@@ -306,7 +306,7 @@ async def test_close_subscription_discards_the_rest_and_lets_running_calls_finis
         assert tasks_living() == before
         assert bus.statistics().unmatched == 1
     [record] = errors()
-    assert record.getMessage().endswith("path='/bad'; the subscription is closed")
+    assert record.getMessage().endswith("path='/bad'; the subscription was closed")
     assert record.exc_info is not None
 
 
@@ -365,9 +365,9 @@ async def test_an_event_is_retried_after_pauses_that_double_until_its_attempts_a
     assert handler.calls == [(0, "/x"), (0.1, "/x"), (0.3, "/x"), (0.7, "/x")]
     assert_books(subscription, delivered=1, failures=4)
     assert [record.getMessage().partition("; ")[2] for record in errors()] == [
-        "attempt 1 of 4, again in 0.1 s",
-        "attempt 2 of 4, again in 0.2 s",
-        "attempt 3 of 4, again in 0.4 s",
+        "attempt 1 of 4, retrying in 0.1 s",
+        "attempt 2 of 4, retrying in 0.2 s",
+        "attempt 3 of 4, retrying in 0.4 s",
     ]
     assert all(record.exc_info is not None for record in errors())
 
@@ -452,7 +452,7 @@ class Hopeless(Failure):
 )
 @pytest.mark.parametrize("only", [Failure, (OSError, Failure)], ids=repr)
 @pytest.mark.usefixtures("no_log")
-async def test_what_is_not_one_of_only_is_not_retried(
+async def test_an_exception_that_does_not_match_only_is_not_retried(
     error: Exception, calls: int, only: Any, autojump_clock: MockClock
 ) -> None:
     letters: list[DeadLetter] = []
@@ -611,7 +611,7 @@ async def test_only_what_leaves_has_a_note(autojump_clock: MockClock) -> None:
 
 @every_policy
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
-async def test_what_is_no_exception_always_leaves_as_itself(
+async def test_a_base_exception_always_leaves_as_itself(
     policy: OnError, error: BaseException
 ) -> None:
     letters: list[DeadLetter] = []
@@ -630,7 +630,7 @@ async def test_what_is_no_exception_always_leaves_as_itself(
 
 
 @every_policy_that_goes_on
-async def test_what_is_no_exception_leaves_also_out_of_a_group(policy: OnError) -> None:
+async def test_a_base_exception_leaves_even_from_a_group(policy: OnError) -> None:
     interrupt, letters = KeyboardInterrupt(), list[DeadLetter]()
 
     async def handler(event: Event) -> None:
@@ -713,7 +713,7 @@ async def test_a_handler_that_is_cancelled_from_outside_lets_the_scope_have_it(
 
 
 @every_policy
-async def test_what_a_handler_cancels_itself_is_no_failure(
+async def test_a_scope_that_a_handler_cancels_itself_is_not_a_failure(
     policy: OnError, autojump_clock: MockClock
 ) -> None:
     seen: list[str] = []
@@ -932,8 +932,8 @@ async def test_what_an_async_hook_raises_leaves_through_the_supervisor(
 
 
 @pytest.mark.parametrize("hook", [42, "log"])
-async def test_what_can_not_be_called_is_no_hook(hook: Any) -> None:
-    with pytest.raises(TypeError, match="on_dead_letter must be a function"):
+async def test_a_hook_must_be_callable(hook: Any) -> None:
+    with pytest.raises(TypeError, match="on_dead_letter must be a plain or async function"):
         async with open_event_bus(on_dead_letter=hook):
             raise AssertionError("not reached")
 

@@ -142,7 +142,7 @@ async def test_what_was_evicted_is_logged_once_an_episode(
         history = await bus.open_history("a", max_events=4)
         await send(bus, *map(str, range(20)))
         [message] = log.messages
-        assert message.startswith(f"history 'a' (opened at {history.origin}) is full: ")
+        assert message.startswith(f"history 'a' (opened at {history.origin}) is full and drops ")
         assert "events kept: 4" in message
         history.forget("19")
         history.forget("18")
@@ -150,7 +150,7 @@ async def test_what_was_evicted_is_logged_once_an_episode(
         await trio.sleep(1)
         history.forget("nothing")
         assert log.messages[1:] == [
-            message.partition(" is full")[0] + ": events lost since it was full: 16"
+            message.partition(" is full")[0] + " has stopped dropping events; dropped: 16"
         ]
         await send(bus, *map(str, range(20)))
         assert len(log.messages) == 3
@@ -202,7 +202,7 @@ async def test_forgetting_with_every_event_on_its_own(autojump_clock: MockClock)
         assert kept(history) == ["/2"]
 
 
-async def test_what_is_forgotten_after_subscribing_is_received_all_the_same(
+async def test_what_is_forgotten_after_subscribing_is_still_received(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -392,7 +392,7 @@ async def test_the_ambient_functions_take_histories(autojump_clock: MockClock) -
 # ---------------------------------------------------------------------------------------------
 
 
-async def test_a_history_is_no_subscription(autojump_clock: MockClock) -> None:
+async def test_a_history_is_not_a_subscription(autojump_clock: MockClock) -> None:
     async with open_event_bus(max_subscriptions=1) as bus:
         history = await bus.open_history("a", max_events=1)
         await bus.open_history("a")
@@ -409,7 +409,9 @@ async def test_a_history_is_no_subscription(autojump_clock: MockClock) -> None:
         await bus.subscribe("a", history=history)
 
 
-async def test_who_gets_a_request_from_a_history_may_answer_it(autojump_clock: MockClock) -> None:
+async def test_a_subscription_that_gets_a_request_from_a_history_may_answer_it(
+    autojump_clock: MockClock,
+) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
         history = await bus.open_history("a")
         asked = await bus.subscribe("a")
@@ -508,7 +510,7 @@ async def test_a_history_that_does_not_keep_all_of_it_is_refused(
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("history", ["a", True, open_event_bus, History])
-async def test_what_is_no_history_is_refused(
+async def test_an_object_that_is_not_a_history_is_refused(
     use: str, history: object, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus:

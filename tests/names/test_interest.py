@@ -149,7 +149,7 @@ def test_a_member_of_a_str_enum_stands_for_its_value() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a..b", "a.*", "#"])
-def test_a_lying_text_is_refused_for_what_it_is(text: str) -> None:
+def test_a_text_that_lies_about_its_type_is_refused(text: str) -> None:
     with pytest.raises(InvalidEventError) as event:
         plain_name(Liar(text), "kind")
     assert type(event.value.details["value"]) is str
@@ -242,7 +242,7 @@ EVENTS = tuple(
 )
 
 
-def test_an_interest_covers_exactly_those_whose_events_it_wants() -> None:
+def test_an_interest_covers_exactly_those_whose_events_it_matches() -> None:
     interests = [Interest.of(*parts) for parts in itertools.product(SYSTEMS, KINDS, PATHS)]
     wanted = {
         interest: frozenset(event for event in EVENTS if interest.matches(*event))
@@ -252,7 +252,7 @@ def test_an_interest_covers_exactly_those_whose_events_it_wants() -> None:
         assert one.covers(other) == (wanted[other] <= wanted[one]), f"{one} and {other}"
 
 
-def test_one_path_does_not_cover_a_pattern_and_is_covered_as_it_is() -> None:
+def test_one_path_does_not_cover_a_pattern_and_is_covered_literally() -> None:
     odd = Interest.of("a", path=ExactPath("/report (1).pdf"))
     assert odd.covers(odd)
     assert Interest.of("a", path="/*").covers(odd)

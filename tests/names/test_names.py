@@ -133,7 +133,7 @@ def test_the_message_of_a_refusal_can_be_printed(character: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 0, 1, b"a", b"", [], ["a"], True, 1.5, object()])
-def test_what_is_not_a_str_is_a_type_error_that_names_the_field(wrong: object) -> None:
+def test_a_value_that_is_not_a_str_is_a_type_error_that_names_the_field(wrong: object) -> None:
     with pytest.raises(TypeError, match="kind"):
         plain_name(cast("Any", wrong), "kind")
 

@@ -334,7 +334,7 @@ def test_no_pattern_matches_a_text_that_is_not_a_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 1, b"a", ["a"], ("a",), True, 1.5, object()])
-def test_what_is_not_a_str_is_a_type_error(wrong: object) -> None:
+def test_a_value_that_is_not_a_str_is_a_type_error(wrong: object) -> None:
     with pytest.raises(TypeError):
         Pattern.parse(cast("Any", wrong))
     for text in ("a", "*", "**"):

@@ -130,7 +130,7 @@ def test_a_wrong_action_is_refused_with_the_values_there_are(
 
 
 @pytest.mark.parametrize("wrong", [[("a", "b")], ["events.send"], [None], "rules", 5, None, Allow])
-def test_what_is_not_a_list_of_rules_is_refused_at_once(wrong: Any) -> None:
+def test_an_object_that_is_not_a_list_of_rules_is_refused_at_once(wrong: Any) -> None:
     with pytest.raises(TypeError, match="Allow"):
         RulePolicy(wrong)
 
@@ -150,7 +150,7 @@ def test_a_rule_shows_how_to_write_it(rule: Allow | Deny) -> None:
 # ------------------------------------------------------------------------- subclasses of str
 
 
-def test_texts_of_any_subclass_of_str_are_taken_for_what_they_are() -> None:
+def test_texts_of_any_subclass_of_str_are_accepted() -> None:
     rules = [Allow(SEND, Member.PATTERN, actor=Member.ACTOR), Allow(SUBSCRIBE, Liar("a"))]
     policy = RulePolicy(rules)
     assert policy.allows(Member.ACTOR, SEND, Liar("orders.eu"))

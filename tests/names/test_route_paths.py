@@ -196,7 +196,7 @@ TestRoutingMachine.settings = settings(examples(100), stateful_step_count=40)
 
 @examples(100)
 @given(st.lists(_interests, max_size=12), st.sampled_from(SYSTEMS), st.sampled_from(KINDS))
-def test_any_table_finds_what_asking_everyone_finds(
+def test_any_table_finds_what_asking_each_pattern_finds(
     interests: list[Interest], system: str, kind: str
 ) -> None:
     table, model = RoutingTable[int](), AskingEveryone()
@@ -514,7 +514,7 @@ def test_a_pattern_of_many_alternatives_takes_a_bounded_number_of_nodes() -> Non
     count_lines(run, at_most=60_000)
 
 
-def test_groups_that_are_not_expanded_are_told_apart() -> None:
+def test_groups_that_are_not_expanded_are_distinguished() -> None:
     groups = ["(" + "|".join(f"{letter}{n}" for n in range(10)) + ")" for letter in "abc"]
     table = RoutingTable[int]()
     for item, last in enumerate(groups):

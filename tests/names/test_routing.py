@@ -87,7 +87,7 @@ def test_no_kind_means_every_kind() -> None:
     assert table.match("b", "a").items == ()
 
 
-def test_no_kind_means_also_the_kinds_that_no_wildcard_matches() -> None:
+def test_a_missing_kind_matches_even_kinds_that_no_wildcard_matches() -> None:
     table = table_of(("a", None), ("a", "**"), ("a", "*"), ("a", "$x"), ("a", "(b|$x)"))
     assert table.match("a", "$x").items == (0, 3, 4)
     assert table.match("a", "$y").items == (0,)
@@ -261,7 +261,7 @@ def test_many_routes_that_are_remembered_are_right_after_each_change(bound: int)
 
 
 @pytest.mark.parametrize("bound", [1, 2, 7, 100])
-def test_no_more_routes_are_remembered_than_allowed(bound: int) -> None:
+def test_no_more_routes_are_cached_than_allowed(bound: int) -> None:
     table = RoutingTable[int](max_remembered=bound)
     table.add(0, interest("a.**", None))
     table.add(1, interest("b", "*"))

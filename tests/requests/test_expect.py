@@ -83,7 +83,7 @@ async def test_only_what_matches_system_kind_and_path_is_expected(
         assert await waiter.event() == Event("a.b", "l", "/x/4", "data")
 
 
-async def test_each_of_many_who_expect_one_path_gets_the_very_event(
+async def test_each_of_many_waiters_for_one_path_gets_the_same_event(
     autojump_clock: MockClock,
 ) -> None:
     got = []
@@ -177,7 +177,7 @@ async def test_without_asking_for_the_first_all_of_them_are_iterated_over(
         assert paths([event async for event in waiter.events()]) == ["/0", "/1"]
 
 
-async def test_the_first_event_is_one_that_nobody_has_iterated_over(
+async def test_the_first_event_is_one_that_was_not_iterated_over(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus, bus.expect("a") as waiter:
@@ -242,7 +242,7 @@ async def test_a_warning_about_unread_events_names_the_line_that_expects(
             assert pattern in record.getMessage()
 
 
-async def test_those_who_expect_do_not_count_as_subscriptions(autojump_clock: MockClock) -> None:
+async def test_waiters_do_not_count_as_subscriptions(autojump_clock: MockClock) -> None:
     async with open_event_bus(max_subscriptions=1) as bus:
         async with bus.expect("a"), bus.expect("a", path="/x"), bus.expect("b"):
             subscription = await bus.subscribe("a")
@@ -257,7 +257,7 @@ async def test_those_who_expect_do_not_count_as_subscriptions(autojump_clock: Mo
         assert bus.statistics().open_subscriptions == 0
 
 
-async def test_an_event_that_somebody_expects_is_not_unmatched(autojump_clock: MockClock) -> None:
+async def test_an_expected_event_is_not_unmatched(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus, bus.expect("a", path="/x"):
         await bus.send("a", "k", "/x")
         await bus.send("a", "k", "/y")
@@ -391,7 +391,7 @@ async def test_what_was_waited_for_is_still_there_after_the_block(
             await anext(waiter.events())
 
 
-async def test_leaving_the_block_ends_those_who_still_wait(autojump_clock: MockClock) -> None:
+async def test_leaving_the_block_ends_the_tasks_that_still_wait(autojump_clock: MockClock) -> None:
     async def wait(waiter: EventWaiter) -> None:
         with pytest.raises(trio.ClosedResourceError):
             await waiter.event()
@@ -591,7 +591,9 @@ async def a_coroutine(event: Event) -> bool:
 
 
 @pytest.mark.parametrize("where", [a_coroutine, 42, "path"])
-async def test_what_is_no_plain_function_is_refused(where: Any, autojump_clock: MockClock) -> None:
+async def test_a_function_that_is_not_plain_is_refused(
+    where: Any, autojump_clock: MockClock
+) -> None:
     async with open_event_bus() as bus:
         with pytest.raises(TypeError, match="where must be a plain function"):
             await bus.wait_for("a", where=where)

@@ -94,7 +94,9 @@ async def test_a_reply_accepts_or_rejects(
 @pytest.mark.parametrize(
     "kind", ["acceptable", "accepted.later", "not_accepted", "Accepted", "accept.no", "order"]
 )
-async def test_an_event_of_another_kind_is_no_reply(kind: str, autojump_clock: MockClock) -> None:
+async def test_an_event_of_another_kind_is_not_a_reply(
+    kind: str, autojump_clock: MockClock
+) -> None:
     assert not Event("orders", kind, "/x").accepted
     async with shop(kind) as bus:
         with trio.move_on_after(1) as scope:
@@ -158,7 +160,7 @@ async def test_requests_that_wait_for_one_path_get_the_same_reply(
         assert replies[0] is replies[1] is replies[2]
 
 
-async def test_a_reply_at_another_path_or_of_another_system_is_for_somebody_else(
+async def test_a_reply_at_another_path_or_of_another_system_answers_another_request(
     autojump_clock: MockClock,
 ) -> None:
     replies = []
@@ -259,7 +261,7 @@ async def test_the_path_is_released_at_the_end(end: str, autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("every", [1, 32])
-async def test_a_request_cancelled_at_any_checkpoint_leaves_nobody_waiting(
+async def test_a_request_cancelled_at_any_checkpoint_leaves_no_waiter(
     every: int, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus(checkpoint_every=every) as bus:
@@ -293,7 +295,7 @@ async def test_a_request_cancelled_while_it_waits_to_be_sent_was_not_sent(
         assert bus.statistics().accepted == 1
 
 
-async def test_a_reply_in_the_same_instant_as_the_cancellation_leaves_nobody_waiting(
+async def test_a_reply_in_the_same_instant_as_the_cancellation_leaves_no_waiter(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -325,7 +327,9 @@ async def assert_nobody(bus: EventBus, path: str = "/orders/1") -> None:
     assert bus.statistics().open_waiters == 0
 
 
-async def test_a_request_that_nobody_wants_fails_at_once(autojump_clock: MockClock) -> None:
+async def test_a_request_that_no_subscription_matches_fails_at_once(
+    autojump_clock: MockClock,
+) -> None:
     async with open_event_bus() as bus:
         await bus.subscribe("orders", "order.cancel")
         await bus.subscribe("users")
@@ -338,7 +342,7 @@ async def test_a_request_that_nobody_wants_fails_at_once(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("path", ["/orders/2", "/orders", "/orders/*/*", "/users/**"])
-async def test_somebody_who_wants_other_paths_is_nobody(
+async def test_a_subscription_to_other_paths_is_not_a_subscriber(
     path: str, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus:
@@ -350,7 +354,7 @@ async def test_somebody_who_wants_other_paths_is_nobody(
 
 @pytest.mark.parametrize("path", [None, "/orders/1", "/orders/*", "/**"])
 @pytest.mark.parametrize("registered", [False, True])
-async def test_right_after_the_only_subscriber_has_closed_there_is_nobody(
+async def test_right_after_the_only_subscriber_has_closed_there_is_none(
     path: str | None, registered: bool, autojump_clock: MockClock
 ) -> None:
     async with open_event_bus() as bus:
@@ -365,10 +369,10 @@ async def test_right_after_the_only_subscriber_has_closed_there_is_nobody(
 
 
 @pytest.mark.parametrize("path", [None, "/orders/1", "/orders/*", "/**"])
-async def test_somebody_who_subscribes_in_the_same_instant_is_there(
+async def test_a_task_that_subscribes_in_the_same_instant_gets_the_request(
     path: str | None, autojump_clock: MockClock
 ) -> None:
-    """Whoever comes first: if the subscription is in force, then the request finds it."""
+    """In any order: if the subscription is in force, the request finds it."""
     for _ in range(10):  # trio shuffles who runs first
         log: list[str] = []
 
@@ -407,7 +411,7 @@ async def test_a_subscription_that_the_router_has_not_seen_yet_counts(
         assert not bus.is_wanted("orders", "order.place", "/orders/1")
 
 
-async def test_a_subscription_that_has_ended_by_overflow_is_nobody(
+async def test_a_subscription_that_has_ended_by_overflow_is_not_a_subscriber(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -418,7 +422,7 @@ async def test_a_subscription_that_has_ended_by_overflow_is_nobody(
         await assert_nobody(bus)
 
 
-async def test_somebody_who_waits_for_the_request_is_there(autojump_clock: MockClock) -> None:
+async def test_a_task_that_waits_for_the_request_gets_it(autojump_clock: MockClock) -> None:
     async with open_event_bus() as bus, trio.open_nursery() as nursery:
 
         async def serve_once() -> None:
@@ -487,7 +491,7 @@ async def test_a_request_is_not_its_own_reply(
 @pytest.mark.parametrize(
     "path", ["*", "**", "/**", "/orders/*", "(a|b)", "/(1|2)", "(", ")(", "a*", "|", "/a//*/"]
 )
-async def test_a_path_that_looks_like_a_pattern_is_meant_as_it_is(
+async def test_a_path_that_looks_like_a_pattern_is_taken_literally(
     path: str, autojump_clock: MockClock
 ) -> None:
     replies = []
@@ -600,7 +604,7 @@ async def test_the_reply_that_was_accepted_before_the_bus_was_closed_still_comes
         assert paths(replies) == ["/1"]
 
 
-async def test_a_closed_bus_says_that_it_is_closed_not_that_nobody_is_there(
+async def test_a_closed_bus_says_that_it_is_closed_not_that_it_has_no_subscribers(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -631,7 +635,7 @@ async def test_a_request_needs_the_permission_to_send_and_that_to_subscribe(
 
 
 @pytest.mark.parametrize("refused", Action)
-async def test_who_may_not_ask_does_not_learn_whether_anybody_would_listen(
+async def test_an_actor_that_may_not_ask_does_not_learn_whether_there_are_subscribers(
     refused: Action, autojump_clock: MockClock
 ) -> None:
     policy = RulePolicy([Allow(action, "**") for action in Action if action is not refused])
@@ -694,7 +698,7 @@ def test_the_replies_of_the_original_are_the_default() -> None:
     assert default == "**.(accept|accepted|reject|rejected|failed)"
 
 
-def test_to_have_nobody_is_an_error_of_the_bus() -> None:
+def test_having_no_subscriber_is_an_error_of_the_bus() -> None:
     assert issubclass(NoSubscribersError, EventBusError)
 
 

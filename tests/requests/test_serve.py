@@ -241,7 +241,7 @@ async def test_the_module_functions_use_the_bus_around_the_caller(
 
 
 @pytest.mark.parametrize("responder", [lambda _: 1, 42, None, print])
-async def test_what_is_not_async_is_no_responder(responder: Any) -> None:
+async def test_a_responder_must_be_async(responder: Any) -> None:
     async with open_event_bus() as bus:
         with pytest.raises(TypeError, match="a responder must be an async function"):
             await bus.serve(responder, "a")
@@ -306,7 +306,7 @@ async def test_an_event_that_was_sent_has_no_reply(autojump_clock: MockClock) ->
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_a_failure_for_an_event_that_was_sent_is_no_reply_either(
+async def test_a_failure_for_an_event_that_was_sent_is_not_a_reply_either(
     autojump_clock: MockClock,
 ) -> None:
     async with open_event_bus() as bus:
@@ -552,7 +552,7 @@ async def test_a_request_that_was_answered_by_hand_has_a_reply(autojump_clock: M
             await bus.reply(request)
 
 
-async def test_what_is_no_request_has_no_reply(autojump_clock: MockClock) -> None:
+async def test_an_event_that_is_not_a_request_has_no_reply(autojump_clock: MockClock) -> None:
     async with open_event_bus() as other, open_event_bus() as bus, trio.open_nursery() as nursery:
         request = await pending(bus, nursery)
         async with await bus.subscribe("b") as sent:
@@ -689,13 +689,13 @@ async def test_a_responder_that_may_not_reply_is_not_called_again_and_its_reques
             responder, "a", "k", on_error=Retry(3, then=Log())
         )
         start = trio.current_time()
-        with pytest.raises(RequestFailedError, match="nothing is left"):
+        with pytest.raises(RequestFailedError, match="can't be answered any more"):
             await bus.request("a", "k", "/1")
         assert trio.current_time() - start == 1
         assert calls == 1
         assert_books(subscription, delivered=1, failures=1)
     assert "'mute' may not send to 'a'" in caplog.text
-    assert "there is no reply" in caplog.text
+    assert "the reply could not be sent" in caplog.text
 
 
 # ------------------------------------------------------------------------------------- the bus ends
@@ -722,7 +722,7 @@ async def test_handlers_that_ask_each_other_finish_while_the_bus_is_closing(
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-async def test_anybody_may_answer_what_a_handler_asks_while_the_bus_is_closing(
+async def test_any_task_may_answer_a_request_of_a_handler_while_the_bus_is_closing(
     by_hand: bool, autojump_clock: MockClock
 ) -> None:
     got: list[object] = []
@@ -775,11 +775,11 @@ async def test_a_reply_from_outside_may_wait_for_room_while_the_bus_is_closing(
     assert got == ["in line"]
 
 
-async def test_nobody_answers_an_outsider_while_the_bus_is_closing(
+async def test_no_task_answers_an_outsider_while_the_bus_is_closing(
     autojump_clock: MockClock,
 ) -> None:
     async def ask() -> None:
-        with pytest.raises(BusClosedError, match="no reply before"):
+        with pytest.raises(BusClosedError, match="no reply arrived before"):
             await bus.request("b", "k", "/1")
 
     async def busy(event: Event) -> None:

@@ -161,7 +161,7 @@ def test_a_bad_name_is_refused(name: str, rule: str, capsys: pytest.CaptureFixtu
     "words",
     [[], ["guess", "a", "b"], ["match", "a"], ["covers", "a"], ["overlaps", "a", "b", "c"]],
 )
-def test_what_is_no_question_is_refused(
+def test_an_invalid_question_is_refused(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

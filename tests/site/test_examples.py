@@ -493,7 +493,7 @@ file_index.scan = scan
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="there is no SIGPIPE here")
-def test_file_index_ends_when_nobody_reads_its_output(tmp_path: Path) -> None:
+def test_file_index_ends_when_its_output_is_closed(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     command = [sys.executable, "-W", "error", "-c", patched(SCAN_AFTER_A_LINE_OF_INPUT)]
     with subprocess.Popen([*command, tmp_path], stdin=pipe, stdout=pipe, stderr=pipe) as process:

@@ -93,7 +93,7 @@ async def test_the_subscription_of_a_browser_ends_when_it_leaves(
             assert not nursery.child_tasks
 
 
-async def test_a_slow_browser_loses_the_oldest_events_and_holds_nobody_up(
+async def test_a_slow_browser_loses_the_oldest_events_and_delays_no_other(
     live_page: ModuleType, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -151,7 +151,7 @@ async def serving(example: Path = LIVE_PAGE) -> AsyncGenerator[Server]:
         yield Server(process, output, port)
 
 
-async def test_the_server_streams_each_event_to_everybody_until_it_is_stopped() -> None:
+async def test_the_server_streams_each_event_to_every_client_until_it_is_stopped() -> None:
     with trio.fail_after(TIME_LIMIT):
         async with (
             serving() as server,

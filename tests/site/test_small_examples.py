@@ -127,7 +127,7 @@ LATEST
 def test_a_slow_subscriber_shows_each_policy_and_the_log_names_each_loss() -> None:
     stdout, stderr = run("03_slow_subscriber.py")
     assert stdout == SLOW_SUBSCRIBER
-    warnings = r"WARNING: subscription 'numbers' \(.*03_slow_subscriber\.py:\d+\) .*\((\w+)\)\n"
+    warnings = r"WARNING: subscription 'numbers' \(.*03_slow_subscriber\.py:\d+\) .*\((\w+)\); .*\n"
     assert re.findall(warnings, stderr) == ["drop_oldest", "drop_incoming", "close", "latest"]
     assert stderr.count("\n") == 4
 

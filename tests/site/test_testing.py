@@ -428,7 +428,7 @@ class Lookalike:
         return "two\nlines"
 
 
-async def test_what_looks_the_same_and_is_not_is_pointed_out(autojump_clock: MockClock) -> None:
+async def test_texts_that_only_look_the_same_are_pointed_out(autojump_clock: MockClock) -> None:
     one, other = (Event("a", "k", "/x", Lookalike()) for _ in range(2))
     first, second = await message([A, one], A, other)
     assert first == "expected 2 events, received 2"

@@ -1,1 +1,1 @@
-"""The order of a bus: the router actor, the subscription actors, and the sends that wait."""
+"""The core of a bus: the router, the actors of subscriptions, and waiting sends."""

@@ -1,4 +1,4 @@
-"""The actor of a subscription: everything about it that is not for applications."""
+"""The actor of a subscription: its internal state and behaviour."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ QUIET: Final = 1.0
 
 
 class Worker(TakesEvents, Protocol):
-    """What calls the handler of a subscription."""
+    """Calls the handler of a subscription."""
 
     handling: int
-    """Calls that are running."""
+    """Running calls."""
 
     failures: int
-    """Calls that have failed."""
+    """Failed calls."""
 
     @property
     def handler(self) -> Callable[[Event[Any]], Awaitable[object]]:
@@ -45,27 +45,27 @@ class Worker(TakesEvents, Protocol):
 
     @property
     def name(self) -> str:
-        """What the handler is called."""
+        """The name of the handler."""
 
     @property
     def treatment(self) -> str:
-        """What is done about an event that it could not handle."""
+        """The consequence of an event that it could not handle."""
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended."""
 
     def look_after_calls(self, now: float) -> None:
-        """Report the calls that last."""
+        """Report long calls."""
 
     def heed_instruments(self) -> None:
-        """Tell instruments of the calls from now on, or don't."""
+        """Find out whether instruments watch the calls."""
 
 
 @final
 @attrs.frozen(eq=False)
 class Core:
-    """What all actors of a bus share."""
+    """The objects that all actors of a bus share."""
 
     inbox: Inbox
     door: Door
@@ -76,12 +76,12 @@ class Core:
     requests: PendingRequests
     instruments: Instruments
     make_handle: Callable[[Any], Any]
-    """Makes what applications hold of an actor."""
+    """Makes the object by which applications use an actor."""
 
     unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
         factory=WeakKeyDictionary, init=False
     )
-    """The subscriptions that ended with something to read."""
+    """The subscriptions that ended with unread events."""
 
 
 @final
@@ -96,44 +96,44 @@ class Loss:
 
 @attrs.define(eq=False)
 class SubscriptionActor:
-    """The state of one subscription, and the task that does for it what can wait.
+    """The state of one subscription, and the task that does its deferred work.
 
-    The router hands over lists of events with `deliver`, and never waits. Readers `take` events.
-    The task moves events that did not fit from `buffer.held` into the buffer when there is room,
-    and looks after sends that wait for long. Closing the subscription cancels the task. If the
-    task ends in another way, the supervisor is ending.
+    The router passes lists of events to `deliver`, and never waits. Readers `take` events. The task
+    moves events that did not fit from `buffer.held` into the buffer when there is room, and looks
+    after sends that wait for long. Closing the subscription cancels the task. If the task ends in
+    another way, the supervisor is ending.
     """
 
     local_only: ClassVar[bool] = False
     fixed: ClassVar[bool] = False
-    """Whether what it matches can't be changed."""
+    """Whether its patterns can't be changed."""
 
     interest: Interest
-    """What it was made to match."""
+    """The patterns that it was opened with."""
 
     origin: str
-    """The file and line that subscribed, or where the handler is defined."""
+    """The file and line that subscribed, or that define the handler."""
 
     buffer: Buffer
     core: Core
     open_among: MutableMapping[SubscriptionActor, Any]
-    """The actors of its kind that are open. It removes itself."""
+    """The open actors of its kind. It removes itself."""
 
     closed: bool = attrs.field(default=False, init=False)
     discarded_at: str = attrs.field(default="", init=False)
     """The line that closed the channel."""
 
     readers: OrderedDict[Reader, None] | None = attrs.field(default=None, init=False)
-    """The tasks that wait for events; then nothing is buffered."""
+    """The tasks that are waiting for events. If there are any, nothing is buffered."""
 
     known_readers: KnownReaders = attrs.field(factory=KnownReaders, init=False)
     worker: Worker | None = attrs.field(default=None, init=False)
     must_settle: bool = attrs.field(default=False, init=False)
-    """Whether taking an event has to be followed by `settle`: the subscription stops senders,
+    """Whether `settle` must be called after an event is taken: the subscription stops senders,
     holds events, or is losing some."""
 
     is_quick: bool = attrs.field(default=True, init=False)
-    """Whether nothing follows from taking an event: not `settle`, and no instrument is told."""
+    """Whether taking an event has no side effects: neither `settle` nor a call of an instrument."""
 
     _interests: dict[Interest, None] | None = attrs.field(default=None, init=False)  # once changed
     _queue: Queue | None = attrs.field(default=None, init=False)  # senders, once it has been full
@@ -146,28 +146,28 @@ class SubscriptionActor:
 
     @property
     def holder(self) -> SubscriptionActor:
-        """Itself: a request that goes to it may be answered."""
+        """Itself, because it can answer requests."""
         return self
 
     @property
     def tasks_waiting_send(self) -> int:
-        """How many senders wait for room here."""
+        """The number of senders that are waiting for room here."""
         return 0 if self._queue is None else self._queue.length
 
     def waiting_senders(self) -> list[Sender]:
-        """They, in the order of their arrival."""
+        """The senders that are waiting for room here, in the order of arrival."""
         return [] if self._queue is None else list(self._queue)
 
     @property
     def number(self) -> int:
-        """A number that it alone has on its bus."""
+        """Its number, unique on its bus."""
         if not self._number:
             self._number = next(self.core.instruments.numbers)
         return self._number
 
     @property
     def handle(self) -> Any:
-        """What applications hold of it; the same object for as long as anything refers to it."""
+        """The object by which applications use it; the same one as long as it is referenced."""
         handle = self.open_among.get(self) or (self._handle and self._handle())
         if handle is None:
             handle = self.core.make_handle(self)
@@ -178,17 +178,17 @@ class SubscriptionActor:
         return handle
 
     def tell(self, fact: str, *more: object) -> None:
-        """Tell the instruments something about this subscription."""
+        """Report something about this subscription to the instruments."""
         if self.core.instruments.active:
             self.core.instruments.tell(fact, self.handle, *more)
 
     @property
     def interests(self) -> Collection[Interest]:
-        """What it matches now, in the order in which that was added."""
+        """Its current patterns, in the order in which they were added."""
         return (self.interest,) if self._interests is None else self._interests.keys()
 
     def change_interests(self) -> dict[Interest, None]:
-        """What it matches now, to be changed together with the routing table."""
+        """Its current patterns, to be changed together with the routing table."""
         if self._interests is None:
             self._interests = {self.interest: None}
         return self._interests
@@ -199,15 +199,15 @@ class SubscriptionActor:
     async def run(  # noqa: ASYNC910  # it may have been closed before it began
         self, close_bus: Callable[[], None]
     ) -> None:
-        """Do what can wait, until the subscription is closed.
+        """Do deferred work, until the subscription is closed.
 
         Args:
-          close_bus: Called if the task is cancelled in another way: then the supervisor ends.
+          close_bus: Called if the task is cancelled in another way, because the supervisor ends.
         """
-        # Not in pieces, nor with a parking lot: an idle subscription takes 1 KiB less like this.
+        # In one piece, and without a parking lot: an idle subscription takes 1 KiB less like this.
         try:
             with self._scope:
-                while not self.closed:  # by a destructor, while the scope was being entered
+                while not self.closed:  # a destructor may close it while the scope is entered
                     self.buffer.fit_held()
                     self._sleeper = trio.lowlevel.current_task()
                     if self._alarm == math.inf:
@@ -221,19 +221,19 @@ class SubscriptionActor:
                 close_bus()
 
     def _stop_sleeping(self, _: object) -> trio.lowlevel.Abort:
-        # It doesn't sleep if the garbage collector has roused it between trio's decision to
-        # cancel it and this line.
+        # It isn't asleep if the garbage collector has woken it between trio's decision to cancel it
+        # and this line.
         slept, self._sleeper = self._sleeper, None
         return trio.lowlevel.Abort.FAILED if slept is None else trio.lowlevel.Abort.SUCCEEDED
 
     def _rouse(self) -> None:
-        """Have the task do what there is to do, if it sleeps."""
+        """Wake the task if it is asleep."""
         sleeper, self._sleeper = self._sleeper, None
         if sleeper is not None:
             trio.lowlevel.reschedule(sleeper)
 
     def set_alarm(self, time: float) -> None:
-        """Have the task look after what lasts at this time at the latest."""
+        """Have the task check long waits and calls at this time, or earlier."""
         if time < self._alarm:
             self._alarm = time
             self._rouse()
@@ -283,11 +283,11 @@ class SubscriptionActor:
             self.settle()
 
     def _serve(self, events: list[Event]) -> list[Event]:
-        """Give events to the readers that wait, longest waiter first; returns the rest."""
-        # Nobody waits while something is in the buffer, so the order of events is kept.
+        """Give events to waiting readers, longest waiter first; returns the rest."""
+        # No reader waits while the buffer has events, so the order of events is kept.
         readers, total, given = self.readers, len(events), 0
         while given < total and readers:
-            share = -(-(total - given) // len(readers))  # none is to be idle
+            share = -(-(total - given) // len(readers))  # no reader should be idle
             reader, _ = readers.popitem(last=False)
             size = share if reader.max_size is None else min(share, reader.max_size)
             reader.answer(events if size == total else events[given : given + size])
@@ -310,7 +310,7 @@ class SubscriptionActor:
                 self.core.senders.full[self] = self._queue
 
     def finish(self) -> None:
-        """Nothing more will be delivered: what is here stays readable, then the channel ends."""
+        """Finish: no more events will be delivered. Unread ones stay, then the channel ends."""
         self.buffer.end()
         if self.buffer.unread:
             self.core.unfinished[self] = None
@@ -318,7 +318,7 @@ class SubscriptionActor:
         self._dismiss_readers()
 
     def end(self) -> None:
-        """The same at the end of the bus, where many end at once: so the task is only roused."""
+        """Finish at the end of the bus. Many end at once, so the task is only woken."""
         self.finish()
         self._rouse()
 
@@ -329,8 +329,8 @@ class SubscriptionActor:
 
         Raises:
           trio.WouldBlock: If there is none at the moment.
-          trio.EndOfChannel: If there will be none any more.
-          SubscriptionOverflowError: The same, and an overflow is the reason.
+          trio.EndOfChannel: If there will be no more.
+          SubscriptionOverflowError: If there will be no more because of an overflow.
           trio.ClosedResourceError: After `discard`.
         """
         front = self.buffer.front
@@ -338,7 +338,7 @@ class SubscriptionActor:
             self.is_quick or (self.buffer.is_overfull and not self.core.instruments.watched_reads)
         ):
             return front.pop()
-        if front and not self.must_settle:  # instruments watch, and nothing else follows
+        if front and not self.must_settle:  # only instruments need to be called
             event = front.pop()
         else:
             try:
@@ -415,7 +415,7 @@ class SubscriptionActor:
             event = self.buffer.take_aside(key)
             if self.must_settle:
                 self.settle()
-            if not self.buffer.is_empty:  # a held event may have come into the room for it
+            if not self.buffer.is_empty:  # a held event may have taken its place
                 self._dismiss_readers()
         if event is not None and self.core.instruments.watched_reads:
             self._tell_received(event)
@@ -426,12 +426,12 @@ class SubscriptionActor:
         await self._wait(0)
 
     async def receive(self) -> Event[Any]:
-        """Take the next event, or wait for it. Raises as `take`, but for WouldBlock.
+        """Take the next event, or wait for it. Raises as `take`, except for WouldBlock.
 
         A checkpoint if it waits. Cancel-safe: if cancelled, no event was taken.
         """
         while True:
-            if self.closed or not self.buffer.is_empty:  # nearly every wait: an exception less
+            if self.closed or not self.buffer.is_empty:  # this usually saves an exception
                 try:
                     return self.take()  # noqa: ASYNC910  # the caller has had a checkpoint
                 except trio.WouldBlock:
@@ -442,7 +442,7 @@ class SubscriptionActor:
                 return events[0]
 
     async def receive_list(self, max_size: int | None) -> list[Event[Any]]:
-        """The same for at least one and at most `max_size` events."""
+        """Like `receive`, for at least one and at most `max_size` events."""
         while True:
             if self.closed or not self.buffer.is_empty:
                 try:
@@ -452,13 +452,13 @@ class SubscriptionActor:
             if events := await self._wait(max_size):
                 if self.core.instruments.watched_reads:
                     self._tell_received(*events, is_list=True)
-                # What came after them, before this turn, would be worth a turn of its own.
+                # Take what has arrived since, rather than in another iteration.
                 if max_size is None and not self.readers and not self.buffer.is_empty:
                     events += self.take_list(None)
                 return events
 
     async def _wait(self, max_size: int | None) -> list[Event[Any]]:
-        """Wait for events; there are none if there need not be any wait.
+        """Wait for events. The list is empty if there is no need to wait any longer.
 
         A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
         """
@@ -469,9 +469,9 @@ class SubscriptionActor:
         reader = Reader(max_size, readers)
         readers[reader] = None
         if not self.buffer.is_dry and readers.pop(reader, reader) is None:
-            # A destructor has closed the bus, between the look at the buffer and this one.
-            return []  # noqa: ASYNC910  # pragma: no cover  # no test can come between
-        reader.task.custom_sleep_data = self  # what it waits for, as long as it does
+            # A destructor has closed the bus since the buffer was last checked.
+            return []  # noqa: ASYNC910  # pragma: no cover  # no test can do that
+        reader.task.custom_sleep_data = self  # what it is waiting for
         await trio.lowlevel.wait_task_rescheduled(reader.abort)
         self.buffer.on_the_way -= len(reader.events)
         self.core.pace.restart()
@@ -490,7 +490,7 @@ class SubscriptionActor:
                 self.core.instruments.on_interests(self)
 
     def leave(self) -> None:
-        """It is closed, so it is none of the open ones any more. Within a step."""
+        """Remove it from the open ones, because it was closed. Only within a step."""
         handle = self.open_among.pop(self, None)
         if handle is not None:
             self._handle = weakref.ref(handle)
@@ -499,7 +499,7 @@ class SubscriptionActor:
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, where: str) -> None:
-        """Close the channel: nothing more is wanted, not even what is here."""
+        """Close the channel, and discard all unread events."""
         if not self.discarded_at:
             with self.core.notices:
                 self.discarded_at = where
@@ -509,14 +509,14 @@ class SubscriptionActor:
                 self._dismiss_readers()
 
     def _let_go(self, events: list[Event]) -> None:
-        """Events will not be read."""
+        """Release events that will not be read."""
         self.core.requests.let_go(events, self)
         self.core.notices.keep(events)
 
     # For people
 
     def __repr__(self) -> str:
-        """The patterns, the fill, and what is unusual."""
+        """The patterns, the number of buffered events, and anything unusual."""
         buffer = self.buffer
         facts = [f"{buffer.buffered}/{buffer.max_buffer_size} buffered"]
         if buffer.held:
@@ -528,16 +528,16 @@ class SubscriptionActor:
         return f"{self._patterns()} {', '.join(facts)}"
 
     def description(self) -> str:
-        """Which subscription this is, and who made it."""
+        """The patterns, and the line that subscribed."""
         return f"subscription {self._patterns()} (subscribed at {self.origin})"
 
     def _patterns(self) -> str:
         return ", ".join(map(str, self.interests)) or "to nothing"
 
-    # What follows from a change
+    # After a change
 
     def settle(self) -> None:
-        """Let those act who wait for room, or need not wait for it any longer. Within a step."""
+        """Put held events in, and let in senders that no longer have to wait. Within a step."""
         buffer, senders = self.buffer, self.core.senders
         if self._loss is not None:
             self._end_loss_if_over(self.core.clock())
@@ -554,7 +554,7 @@ class SubscriptionActor:
             reader.answer([])
 
     def _lose(self, dropped_before: int) -> None:
-        """Count the loss, report it once an episode; and with `Overflow.CLOSE` that is the end."""
+        """Report a loss once per episode, and close if `overflow` is `Overflow.CLOSE`."""
         now = self.core.clock()
         if self._loss is None:
             self._loss = Loss(dropped_before, now)

@@ -1,4 +1,4 @@
-"""The events that a subscription has matched and nobody has read yet, and what a full one does."""
+"""The buffer of a subscription: its unread events, and what happens when it is full."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class Overflow(enum.Enum):
     """What happens to an event that a subscription matches while its buffer is full."""
 
     BLOCK = "block"
-    """Nothing is lost: senders of events that the subscription matches wait."""
+    """Nothing is lost: senders of matching events wait."""
 
     DROP_OLDEST = "drop_oldest"
-    """The oldest event in the buffer makes room. Senders never wait."""
+    """The oldest event in the buffer is dropped. Senders never wait."""
 
     DROP_INCOMING = "drop_incoming"
-    """The subscription does not get this event. Senders never wait."""
+    """The new event is dropped, for this subscription only. Senders never wait."""
 
     CLOSE = "close"
-    """The subscription ends. What is buffered stays readable. Senders never wait."""
+    """The subscription ends. Buffered events stay readable. Senders never wait."""
 
     LATEST = "latest"
     """While the buffer is full, only the newest unread event of each system, kind and path is kept.
 
-    What is replaced counts as superseded, not as lost. If the paths are more than the buffer has
-    room for, the oldest event makes room. Senders never wait.
+    Replaced events are counted as superseded, not as dropped. If there are more paths than the
+    buffer has room for, the oldest event is dropped. Senders never wait.
     """
 
 
@@ -45,14 +45,14 @@ def check_count(name: str, value: object) -> None:
 
 
 _NOTHING: Final[deque[Event]] = deque(maxlen=0)
-"""What a buffer holds that has never been too full: an empty deque of its own takes 0.7 KiB."""
+"""The held events of a buffer that has always had room. An empty deque takes 0.7 KiB."""
 
 Key: TypeAlias = tuple[str, str]
 """A system and a path."""
 
 
 def key_of(event: Event) -> Key:
-    """Which events it has to be handled in order with."""
+    """The key of the events that must be handled in order with this one."""
     return event.system, event.path
 
 
@@ -85,7 +85,7 @@ class Aside:
         return event
 
     def take_oldest(self) -> Event:
-        """The oldest of all, which is the oldest of its system and path, too."""
+        """The oldest event of all, which is also the oldest of its system and path."""
         event = next(iter(self._events.values()))
         self.take(key_of(event))
         return event
@@ -98,12 +98,12 @@ _NO_NEWEST: Final = _Newest()
 
 
 def _path_of(event: Event) -> tuple[str, str, str]:
-    """What a newer event replaces it by."""
+    """The key by which newer events replace this one."""
     return event.system, event.kind, event.path
 
 
 class End(enum.Enum):
-    """How a buffer ends, or will when all has been read."""
+    """The reason why a buffer ends, or will end when everything has been read."""
 
     OVERFLOW = "it was full, and its policy is Overflow.CLOSE"
     DISCARDED = "its reader wants no more"
@@ -114,12 +114,12 @@ class End(enum.Enum):
 class Buffer:
     """The bounded buffer of one subscription, and its counters.
 
-    A memory channel carries lists of events; the bound counts events. (One list for all that the
-    router has at a time is what makes fan-out cheap.) `held` are the events that didn't fit.
+    A memory channel carries lists of events; the bound counts events. (Fan-out is cheap because the
+    router delivers everything that it has in one list.) `held` are the events that didn't fit.
 
-    The law: matched = delivered + queued + dropped + discarded + superseded. What has left the
-    buffer and was not lost in one of these ways was delivered, so `delivered` needs no counter of
-    its own.
+    The law: matched = delivered + queued + dropped + discarded + superseded. An event that has left
+    the buffer, and was not lost in one of these ways, was delivered. So `delivered` needs no
+    counter of its own.
     """
 
     max_buffer_size: int
@@ -128,19 +128,19 @@ class Buffer:
     dropped: int = attrs.field(default=0, init=False)
     discarded: int = attrs.field(default=0, init=False)
     superseded: int = attrs.field(default=0, init=False)
-    on_the_way: int = attrs.field(default=0, init=False)  # to readers that waited for them
+    on_the_way: int = attrs.field(default=0, init=False)  # to readers that were waiting
     peak: int = attrs.field(default=0, init=False)  # of `buffered`
     end_reason: End | None = attrs.field(default=None, init=False)
     held: deque[Event] = attrs.field(default=_NOTHING, init=False)
     front: list[Event[Any]] = attrs.field(factory=list, init=False)
-    """The list that is being read, in reverse: the next event is its last. Always the same object,
-    from which a reader may pop when nothing has to follow from that."""
+    """The list that is being read, in reverse order: the next event is the last one. It is always
+    the same object, and a reader may pop from it if that has no side effects."""
 
     capacity: int = attrs.field(init=False)
-    """Events that may be in the channel and `front`: `max_buffer_size`, less those set aside."""
+    """The most events in the channel and `front`: `max_buffer_size`, less those set aside."""
 
     aside: Aside | None = attrs.field(default=None, init=False)
-    """Events that were set aside until it is their turn, if there ever were some."""
+    """Events that were set aside until their turn comes; None if there never were any."""
 
     # With `Overflow.LATEST`, the events that were unread when it was last full, without those that
     # newer ones have replaced. They are read before those in the memory channel; while there are
@@ -152,18 +152,18 @@ class Buffer:
     _rx: trio.MemoryReceiveChannel[list[Event]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        # No list is empty, so the lists are never more than the events.
+        # No list is empty, so there are never more lists than events.
         self._tx, self._rx = trio.open_memory_channel(self.max_buffer_size)
         self.capacity = self.max_buffer_size
 
     @property
     def buffered(self) -> int:
-        """How many events are in the buffer, or set aside; at most `max_buffer_size`."""
+        """The number of events in the buffer or set aside; at most `max_buffer_size`."""
         return self._stored + len(self.front) + self.max_buffer_size - self.capacity
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to read. Then nothing is held, unless all room is set aside."""
+        """Whether there is nothing to read. Nothing is held then, unless all room is set aside."""
         return not (self.front or self._stored)
 
     @property
@@ -174,44 +174,44 @@ class Buffer:
 
     @property
     def unread(self) -> int:
-        """How many events can be read, including the held ones."""
+        """The number of events that can be read, including the held ones."""
         return self.buffered + len(self.held)
 
     @property
     def room(self) -> int:
-        """How many more events fit; below zero by the number of those that are held."""
+        """How many more events fit; negative if events are held."""
         return self.max_buffer_size - self.unread
 
     @property
     def is_overfull(self) -> bool:
-        """Whether so many events are held that nothing follows from taking one of `front`."""
+        """Whether so many events are held that taking one from `front` has no side effects."""
         readable = self._stored + len(self.front)
         return len(self.held) >= self.max_buffer_size and 2 * (readable - 1) > self.capacity
 
     @property
     def wants_held(self) -> bool:
-        """Whether held events are to be put in: by many, and before there is nothing to read."""
-        # Not `half_empty`: what is set aside isn't there to be read, and must hold up no other.
+        """Whether to put held events in now: many at once, and before the buffer is empty."""
+        # Not `half_empty`: events that are set aside can't be read, and must not delay others.
         return bool(self.held) and 2 * (self._stored + len(self.front)) <= self.capacity
 
     @property
     def half_empty(self) -> bool:
-        """Whether the buffer is at most half full, which is where an episode of loss ends."""
+        """Whether the buffer is at most half full, so that an episode of loss can end."""
         return 2 * self.buffered <= self.max_buffer_size
 
     @property
     def delivered(self) -> int:
-        """How many events readers got."""
+        """The number of events that readers received."""
         gone = self.dropped + self.discarded + self.superseded
         return self.matched - self.unread - self.on_the_way - gone
 
     def put(self, events: list[Event]) -> bool:
-        """Take in a list of events if there is room for them, and for more.
+        """Take in a list of events if there is room for them and at least one more.
 
         Returns:
-          Whether it did. The list then belongs to the buffer.
+          Whether the list was taken in. If so, it belongs to the buffer.
         """
-        # Without `room` and `_append`, whose calls would double what this takes.
+        # Without calling `room` and `_append`, which would double the time that this takes.
         size = len(events)
         buffered = self._stored + len(self.front) + size
         if buffered >= self.capacity or self.held or self.end_reason is not None:
@@ -222,10 +222,10 @@ class Buffer:
         return True
 
     def put_what_fits(self, events: list[Event]) -> list[Event]:
-        """Take in a list of events, and do with those that don't fit what `overflow` says.
+        """Take in a list of events, and treat those that don't fit as `overflow` says.
 
         Returns:
-          Events that the buffer let go of. They are counted.
+          The events that were removed or not taken in. They have been counted.
         """
         if self.end_reason is not None:
             if self.end_reason is End.DISCARDED:
@@ -237,7 +237,7 @@ class Buffer:
         gone: list[Event] = []
         match self.overflow:
             case Overflow.BLOCK:
-                if self.held:  # these come first, though there may be room
+                if self.held:  # these come first, even if there is room
                     room = 0
                 fitting = events[:room]
                 if self.held is _NOTHING:
@@ -262,7 +262,7 @@ class Buffer:
         return gone
 
     def _put_latest(self, events: list[Event]) -> list[Event]:
-        """Take in one event after the other, as `Overflow.LATEST` says; returns what has gone."""
+        """Take in events one at a time for `Overflow.LATEST`; returns the removed ones."""
         fitting, others = events[: self.room], events[self.room :]
         if fitting:
             self._append(fitting)
@@ -275,8 +275,8 @@ class Buffer:
         return gone
 
     def _keep_newest(self, event: Event) -> list[Event]:
-        """Take in an event although the buffer is full; returns what had to go for it."""
-        # An event enters `_newest` once, so this takes constant time, on average.
+        """Take in an event although the buffer is full; returns the events removed for it."""
+        # An event enters `_newest` only once, so this takes constant time on average.
         if self._newest is _NO_NEWEST:
             self._newest = _Newest()
         newest = self._newest
@@ -312,7 +312,7 @@ class Buffer:
 
         Raises:
           trio.WouldBlock: If there is none at the moment.
-          trio.EndOfChannel: If there will be none any more.
+          trio.EndOfChannel: If there will be no more.
           trio.ClosedResourceError: After `discard`.
         """
         front = self.front
@@ -323,7 +323,7 @@ class Buffer:
     def take_list(self, max_size: int | None) -> list[Event]:
         """The next events, at least one; at most `max_size` if it is not None. Raises as `take`."""
         front = self.front
-        if max_size is None and not front:  # nearly always: no list is turned around
+        if max_size is None and not front:  # nearly always; no list is reversed
             events = self._receive()
             while self._stored:
                 events += self._receive()
@@ -359,7 +359,7 @@ class Buffer:
         return self.aside.take_oldest()
 
     def fit_held(self) -> None:
-        """Put as many of the held events into the channel as there is room for."""
+        """Move as many held events into the channel as there is room for."""
         held = self.held
         fitting = [
             held.popleft() for _ in range(min(len(held), self.max_buffer_size - self.buffered))
@@ -370,16 +370,16 @@ class Buffer:
                 self._tx.close()
 
     def end(self) -> None:
-        """Nothing more will be put in; what is here stays readable, then the channel ends."""
+        """Take in no more events. Those in the buffer stay readable, then the channel ends."""
         self._complete = True
         if not self.held:
             self._tx.close()
 
     def discard(self) -> list[Event]:
-        """Nothing more will be read: what is here, and what comes, is discarded.
+        """Discard the events in the buffer, and all that come later.
 
         Returns:
-          The events that the buffer let go of.
+          The events that were in the buffer.
         """
         self.end_reason = End.DISCARDED
         gone = [*self.front, *self.held]
@@ -395,7 +395,7 @@ class Buffer:
 
     def _fill_front(self) -> None:
         events = self._receive()
-        events.reverse()  # before anybody can see it
+        events.reverse()  # before it becomes visible
         self.front += events
 
     def _append(self, events: list[Event]) -> None:
@@ -404,7 +404,7 @@ class Buffer:
         self.peak = max(self.peak, self.buffered)
 
     def _receive(self) -> list[Event]:
-        # One at a time of the newest, which may have to make room for a newer one.
+        # One at a time from `_newest`, because newer events may still replace the others.
         newest = self._newest
         events = [newest.popitem(last=False)[1]] if newest else self._rx.receive_nowait()
         self._stored -= len(events)

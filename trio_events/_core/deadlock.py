@@ -1,4 +1,4 @@
-"""Which waits can never end. Pure: a graph of waits in, a verdict out."""
+"""Finding waits that can never end. Pure: takes a graph of waits and returns a verdict."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _DOUBLES_UNTIL: Final = 64  # seconds
 _THEN_EVERY: Final = 60  # seconds
 
 _SOON: Final = 600.0
-"""Seconds. A deadline beyond that, such as one around a whole program, is as good as none."""
+"""Seconds. A later deadline, such as one around a whole program, is ignored."""
 
 
 def gives_up(deadline: float, since: float, now: float) -> bool:
-    """Whether a wait ends by itself, and soon enough to wait for that.
+    """Whether a wait ends by itself soon enough.
 
     Args:
       deadline: When it ends by itself.
       since: When it began.
-      now: The time. All three are on the same clock, in seconds.
+      now: The current time. All three are on the same clock, in seconds.
     """
-    # A deadline that has passed and did not end it must have been moved.
+    # If a deadline has passed without ending the wait, it must have been moved.
     return now <= deadline < since + _SOON
 
 
 def next_look(waited: float) -> float:
-    """How long a wait has lasted when it is looked at next: 1, 2, 4 … 64 seconds, then 60 more.
+    """The duration of a wait at its next check, in seconds: 1, 2, 4 … 64, then 60 more each time.
 
     Args:
-      waited: How many seconds it has lasted.
+      waited: How many seconds it has lasted so far.
     """
     if waited < 1:
         return 1
@@ -46,19 +46,19 @@ def hopeless_waits(
     enders: Mapping[PlaceT, Collection[TaskT]],
     candidates: Iterable[TaskT],
 ) -> list[TaskT]:
-    """Which waits to end, because nothing else will.
+    """The waits to end, because nothing else will end them.
 
-    A wait is hopeless if every task that could end it waits itself, and is hopeless, too. Those to
-    be ended are those that wait, by whatever detours, for themselves. When one of them is ended,
-    its task goes on and may end others. So the candidates are taken in order, and those that may go
-    on after the ones before them were ended are left alone.
+    A wait is hopeless if every task that could end it is itself waiting hopelessly. The waits to
+    end are those of tasks that wait, directly or indirectly, for themselves. When one of them is
+    ended, its task resumes and may end others. So the candidates are taken in order, and those that
+    may resume after earlier ones were ended are skipped.
 
     Linear in the number of waits and of enders.
 
     Args:
-      waits: Each task that waits and won't give up, with the place where it does.
-      enders: Each place, with the tasks that could end a wait there. If a place is missing, or has
-        none, that is not known: then there is hope.
+      waits: Each task that is waiting and won't give up, with the place where it waits.
+      enders: Each place, with the tasks that could end a wait there. If a place is missing or has
+        no tasks, these are unknown, so a wait there isn't hopeless.
       candidates: Tasks whose waits may be ended.
     """
     waiting: dict[PlaceT, list[TaskT]] = {}
@@ -74,7 +74,7 @@ def hopeless_waits(
             ended_by.setdefault(task, []).append(place)
 
     def spread() -> None:
-        """Where a wait may end, those who wait there can go on and end others."""
+        """Where a wait may end, the tasks waiting there can resume and end other waits."""
         while hopeful:
             for task in waiting.pop(hopeful.pop(), ()):
                 hopeful.extend(ended_by.pop(task, ()))
@@ -96,9 +96,9 @@ def hopeless_waits(
 
 
 def _rings(following: Mapping[PlaceT, Collection[PlaceT]]) -> dict[PlaceT, PlaceT]:
-    """For each place, one that stands for all those that lead to it and that it leads to.
+    """For each place, a representative of its strongly connected component.
 
-    After Kosaraju. Linear in the number of places and of steps between them.
+    Kosaraju's algorithm. Linear in the number of places and of edges.
     """
     finished: list[PlaceT] = []
     seen: set[PlaceT] = set()

@@ -1,4 +1,4 @@
-"""Who may use the bus: everybody, those whom it owns while it is closing, or nobody."""
+"""Which tasks may use the bus: all of them, its own ones while it is closing, or none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Admits: TypeAlias = Callable[[trio.lowlevel.Task | None], bool]
 @final
 @attrs.define(eq=False)
 class Door:
-    """Where every operation of the bus passes. Synchronous, and nothing has happened before."""
+    """The check that every operation on the bus begins with, before anything has happened."""
 
     _token: trio.lowlevel.TrioToken | None
     home: int = attrs.field(factory=get_ident, init=False)
@@ -28,16 +28,16 @@ class Door:
 
     thread: int = attrs.field(init=False)
     """The thread in which operations are admitted: `home`, or `NOWHERE` while a method of an
-    instrument runs. So that costs callers nothing."""
+    instrument runs. That way, the check for the thread covers both."""
 
     is_open: bool = attrs.field(default=True, init=False)
-    """Whether everybody may use the bus."""
+    """Whether all tasks may use the bus."""
 
     closed: bool = attrs.field(default=False, init=False)
-    """Whether nobody may."""
+    """Whether none may."""
 
     _admits: Admits | None = attrs.field(default=None, init=False)
-    _reason: str = attrs.field(default="", init=False)  # why not everybody may
+    _reason: str = attrs.field(default="", init=False)  # why not all may
     _errors: weakref.WeakSet[BusClosedError] = attrs.field(factory=weakref.WeakSet, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Door:
         """Require that the caller is in the thread of the bus.
 
         Raises:
-          NoBusError: If not.
+          NoBusError: If it isn't.
           RuntimeError: If the caller is a method of an instrument.
         """
         if get_ident() != self.thread:
@@ -70,7 +70,7 @@ class Door:
         """Require that the caller is in the trio run of the bus, which may be over.
 
         Raises:
-          NoBusError: If not.
+          NoBusError: If it isn't.
         """
         self.check_here()
         if not trio.lowlevel.in_trio_run() or (
@@ -82,7 +82,7 @@ class Door:
         """Require that the running task may use the bus.
 
         Raises:
-          BusClosedError: If not.
+          BusClosedError: If it may not.
         """
         if not self.is_open and not self.admits(None):
             raise self.closed_error()
@@ -100,19 +100,19 @@ class Door:
         self._reason = reason
 
     def close(self, reason: str) -> None:
-        """Admit nobody from now on."""
+        """Admit no task from now on."""
         self.closed = True
         self.is_open = False
         self._reason = self._reason or reason
 
     def closed_error(self, consequence: str = "") -> BusClosedError:
-        """An error that `has_raised` will recognise as one of this bus."""
+        """Make an error that `has_raised` will recognise as one of this bus."""
         error = BusClosedError(f"the bus is closed: {self._reason}{consequence}")
         self._errors.add(error)
         return error
 
     def has_raised(self, error: BaseException) -> bool:
-        """Whether the error says that this very bus is closed, or is a group of such errors."""
+        """Whether this bus has made the error, or all errors in the group."""
         if isinstance(error, BaseExceptionGroup):
             return all(map(self.has_raised, error.exceptions))
         return isinstance(error, BusClosedError) and error in self._errors

@@ -1,4 +1,4 @@
-"""The router's inbox: a place in it is a place in the total order."""
+"""The router's inbox, in which the place of an event is its place in the total order."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from .pending import Addressee
 
 
 class Recipient(Addressee, Protocol):
-    """What the routing table leads to, such as a subscription."""
+    """A recipient in the routing table, such as a subscription."""
 
     local_only: ClassVar[bool]
     """Whether it ignores events that a bridge brought."""
 
     closed: bool
-    """Whether it wants no event that is accepted from now on."""
+    """Whether it ignores events accepted from now on."""
 
     def deliver(self, events: list[Event]) -> None:
         """Take in events that match, in order. The list belongs to the recipient."""
 
     def finish(self) -> None:
-        """Nothing more will be delivered."""
+        """Finish: no more events will be delivered."""
 
     def end(self) -> None:
-        """The same, at the end of the bus."""
+        """Finish at the end of the bus."""
 
 
 class Source(Protocol):
-    """What has events from before a subscription, such as a history."""
+    """A source of events from before a subscription, such as a history."""
 
     def matching(self, interest: Interest) -> list[Event]:
-        """Those of its events that are wanted, in order."""
+        """Its events that match, in order."""
 
 
 @final
@@ -46,7 +46,7 @@ class Subscribe:
     recipient: Recipient
     interest: Interest
     source: Source | None = None
-    """Where the recipient gets matching events from that came before this message."""
+    """The source of matching events that came before this message, if any."""
 
 
 @final
@@ -57,7 +57,7 @@ class Unsubscribe:
     recipient: Recipient
     interests: tuple[Interest, ...]
     final: bool
-    """Whether nothing will be routed to it any more."""
+    """Whether nothing more will be routed to it."""
 
 
 Message: TypeAlias = Event | Subscribe | Unsubscribe
@@ -66,26 +66,26 @@ Message: TypeAlias = Event | Subscribe | Unsubscribe
 @final
 @attrs.define(eq=False)
 class Inbox:
-    """The messages that have their place in the total order and wait to be routed.
+    """The messages that are in the total order and waiting to be routed.
 
-    It is a memory channel that carries a list of messages. Until the router takes it, messages are
-    added to the list; so the channel needs room for one list only, and the bound counts the events
-    in it. The place of a message in the list is its place in the total order.
+    This is a memory channel that carries a list of messages. Messages are added to the list until
+    the router takes it, so the channel needs room for one list only, and the bound counts the
+    events in it. The place of a message in the list is its place in the total order.
     """
 
     size: int
-    """Events at which senders begin to wait."""
+    """The number of events at which senders begin to wait."""
 
     direct_size: int = attrs.field(init=False)
-    """Messages below which a sender may add an event itself: `size`, or none while instruments
-    watch the sends."""
+    """The number of messages below which a sender may add an event itself: `size`, or 0 while
+    instruments watch the sends."""
 
     messages: list[Message] = attrs.field(factory=list, init=False)
     controls: int = attrs.field(default=0, init=False)
-    """Messages among them that are no events, and change the routing table."""
+    """The number of messages that aren't events but change the routing table."""
 
     signalled: bool = attrs.field(default=False, init=False)
-    """Whether a list is in the channel, or has been handed to the router."""
+    """Whether a list is in the channel, or has been passed to the router."""
 
     _router: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
     _is_receiving: bool = attrs.field(default=False, init=False)  # the router's task, in `wait`
@@ -98,19 +98,19 @@ class Inbox:
 
     @property
     def used(self) -> int:
-        """How many events wait to be routed."""
+        """The number of events that are waiting to be routed."""
         return len(self.messages) - self.controls
 
     def post(self, message: Message) -> None:
-        """Give a message its place in the total order, and wake the router if it sleeps.
+        """Give a message its place in the total order, and wake the router if it is asleep.
 
-        Within a step, which has room on the stack for that.
+        Only within a step, which has reserved room on the stack.
         """
         if not self.signalled:
             self.signalled = True
             if self._is_receiving and _runs(self._router):
-                # The garbage collector runs a destructor in the middle of the router's own
-                # `receive`, which could then miss the list, or be resumed before it waits.
+                # The garbage collector is running a destructor in the middle of the router's own
+                # `receive`, which could miss the list, or be resumed before it waits.
                 trio.lowlevel.current_trio_token().run_sync_soon(self._signal)
             else:
                 self._signal()
@@ -121,14 +121,14 @@ class Inbox:
     def _signal(self) -> None:
         try:
             self._tx.send_nowait(self.messages)
-        except trio.ClosedResourceError:  # it came too late, and all has been routed
+        except trio.ClosedResourceError:  # too late, and everything has been routed
             pass
 
     async def wait(self) -> None:
-        """Wait until there are messages to take. For the router's task alone.
+        """Wait until there are messages to take. Only for the router's task.
 
         Raises:
-          trio.EndOfChannel: If there will be none any more.
+          trio.EndOfChannel: If there will be no more.
         """
         if self._router is None:
             self._router = trio.lowlevel.current_task()
@@ -138,13 +138,13 @@ class Inbox:
         self.signalled = False
 
     def take(self) -> list[Message]:
-        """All messages that wait. Later ones go into a new list."""
+        """Take all waiting messages. Later ones go into a new list."""
         messages, self.messages = self.messages, []
         self.controls = 0
         return messages
 
     def close(self) -> None:
-        """Let the router end when it has taken everything: there will be no more messages."""
+        """Let the router end when it has taken everything. There must be no more messages."""
         self._tx.close()
 
 

@@ -1,4 +1,4 @@
-"""Facts for people, told when a change of state is complete. The log is one listener."""
+"""Notices for people, delivered when a change of state is complete. The log is one listener."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _bridge_log: Final = logging.getLogger("trio_events.bridge")
 
 
 class Described(Protocol):
-    """A subscription or a history, as a notice needs it."""
+    """A subscription or a history, as notices describe it."""
 
     def description(self) -> str:
-        """Its patterns, and the line that made it."""
+        """Its patterns, and the line that created it."""
 
 
 @final
@@ -34,10 +34,10 @@ class LossBegan:
     overflow: str
 
     def __str__(self) -> str:
-        which = "the oldest" if self.overflow in ("drop_oldest", "latest") else "further"
+        which = "the oldest" if self.overflow in ("drop_oldest", "latest") else "new"
         return (
-            f"{self.subscription.description()} is full: unread events: {self.unread}, "
-            f"{which} ones are lost ({self.overflow})"
+            f"{self.subscription.description()} is full and drops {which} events "
+            f"({self.overflow}); unread events: {self.unread}"
         )
 
 
@@ -52,8 +52,8 @@ class EvictionBegan:
 
     def __str__(self) -> str:
         return (
-            f"{self.history.description()} is full: events kept: {self.max_events}, those of the "
-            "paths that were sent to least recently are lost"
+            f"{self.history.description()} is full and drops events of the paths that were sent to "
+            f"least recently; events kept: {self.max_events}"
         )
 
 
@@ -67,7 +67,9 @@ class LossEnded:
     lost: int
 
     def __str__(self) -> str:
-        return f"{self.subscription.description()}: events lost since it was full: {self.lost}"
+        return (
+            f"{self.subscription.description()} has stopped dropping events; dropped: {self.lost}"
+        )
 
 
 @final
@@ -79,7 +81,7 @@ class SendersStalled:
     subscription: Described
     waiting: int
     seconds: float
-    """How long the first of them has waited."""
+    """How long the first of them has been waiting."""
 
     def __str__(self) -> str:
         return (
@@ -99,10 +101,10 @@ class RequestsStalled:
 
     waiting: int
     seconds: float
-    """How long that one has waited."""
+    """How long that one has been waiting."""
 
     whereabouts: str
-    """Which subscriptions got it, and what they are doing."""
+    """The subscriptions that received it, and what they are doing."""
 
     def __str__(self) -> str:
         others = f", and {self.waiting - 1} others" if self.waiting > 1 else ""
@@ -122,7 +124,7 @@ class SendsRefused:
     error: Exception
 
     def __str__(self) -> str:
-        return f"send_soon: events refused: {self.refused}, the last by {self.error!r}"
+        return f"send_soon: events refused: {self.refused}, the last because of {self.error!r}"
 
 
 @final
@@ -181,7 +183,7 @@ class HandlerLasts:
 @final
 @attrs.frozen
 class WorkLeft:
-    """A handler was stopped before it was done."""
+    """A handler was cancelled before it had finished."""
 
     level: ClassVar = logging.WARNING
     subscription: Described
@@ -200,7 +202,7 @@ class WorkLeft:
 @final
 @attrs.frozen
 class BridgeReport:
-    """What a bridge has to report about its log."""
+    """A report by a bridge about its log."""
 
     level: int
     text: str
@@ -221,7 +223,7 @@ class ConsumerCancelled:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.consumer}: {self.reason}; cancelled while it was working"
+        return f"{self.consumer} was cancelled while it was working: {self.reason}"
 
 
 @final
@@ -249,7 +251,7 @@ class InstrumentFailed:
     error: BaseException
 
     def __str__(self) -> str:
-        return f"{self.instrument}.{self.method} raised, so the bus goes on without the instrument"
+        return f"{self.instrument}.{self.method} raised, so the instrument was removed"
 
 
 Notice: TypeAlias = (
@@ -278,34 +280,34 @@ def log_notice(notice: Notice) -> None:
 
 
 _FRAMES: Final = 40
-"""More frames than any step has above its own, trio's included."""
+"""More frames than any step needs above its own, including trio's."""
 
 
 def reserve_stack(more: int = 0) -> None:
-    """Require room on the stack for a step, which a `RecursionError` would leave half done.
+    """Require room on the stack for a step, which a `RecursionError` would leave incomplete.
 
     Args:
-      more: Frames beyond those of a step, for a caller who has to be able to call one later.
+      more: Additional frames, for a caller that must be able to take a step later.
 
     Raises:
-      RecursionError: If there is none.
+      RecursionError: If there isn't enough room.
     """
     try:
         sys._getframe(sys.getrecursionlimit() - _FRAMES - more)
     except ValueError:  # there are fewer frames
         return
-    raise RecursionError("maximum recursion depth is too near for an operation on an event bus")
+    raise RecursionError("too close to the maximum recursion depth to use an event bus")
 
 
 @final
 class Notices:
-    """The steps in which the state of a bus changes, and what has to wait for the end of one.
+    """The steps in which the state of a bus changes, and the work that must wait until one ends.
 
-    Telling a listener runs code that isn't the bus's, and so does letting go of an event, whose
-    data may have a destructor. That code may use the bus, so it has to find it in a complete
-    state: `with notices:` around a step puts it off until the outermost step has ended. Code that
-    runs within a step all the same, because the garbage collector or a signal handler called it,
-    changes the state by `after_step`.
+    Calling a listener runs code that isn't part of the bus, and so does releasing an event, whose
+    data may have a destructor. That code may use the bus, so it must find it in a complete state:
+    `with notices:` around a step postpones it until the outermost step has ended. Some code runs
+    within a step anyway, because the garbage collector or a signal handler calls it; it changes the
+    state through `after_step`.
     """
 
     __slots__ = ("_depth", "_leftovers", "_pending", "_telling", "listeners")
@@ -318,12 +320,12 @@ class Notices:
         self._leftovers: list[object] = []
 
     def add(self, notice: Notice) -> None:
-        """Tell this when the step has ended, or at once outside of any step."""
+        """Deliver a notice when the step has ended, or at once outside of any step."""
         with self:
             self._pending.append(notice)
 
     def keep(self, leftovers: Iterable[object]) -> None:
-        """Let go of these objects when the step has ended."""
+        """Keep these objects alive until the step has ended."""
         self._leftovers += leftovers
 
     def after_step(self, operation: Callable[[], None]) -> None:
@@ -355,7 +357,7 @@ class Notices:
     def _tell(self) -> None:
         while self._pending or self._leftovers:
             self._leftovers, leftovers = [], self._leftovers
-            del leftovers  # which may add to `_pending`
+            del leftovers  # their destructors may add to `_pending`
             while self._pending:
                 notice = self._pending.popleft()
                 if callable(notice):
@@ -364,5 +366,5 @@ class Notices:
                 for listener in tuple(self.listeners):
                     try:
                         listener(notice)
-                    except Exception:  # noqa: BLE001  # shown as the logging module shows its own
+                    except Exception:  # noqa: BLE001  # printed, as the logging module does
                         traceback.print_exc()

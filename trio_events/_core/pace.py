@@ -1,4 +1,4 @@
-"""How often an operation gives other tasks a turn, as well as checking for cancellation."""
+"""How often operations yield to other tasks, in addition to checking for cancellation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import trio
 
 @final
 class Pace:
-    """The checkpoints that the operations on a bus begin with. All of them share one count.
+    """The checkpoints with which operations on a bus begin. All operations share one count.
 
-    Most only check whether the task has been cancelled. After `checkpoint_every - 1` of these in
-    a row, the next one is a full checkpoint. Waiting for anything restarts the count, because
-    every other task had its turn meanwhile.
+    Most of them only check whether the task has been cancelled. After `checkpoint_every - 1` of
+    these in a row, the next one is a full checkpoint. Waiting for anything restarts the count,
+    because every other task has run meanwhile.
     """
 
-    # In plain slots: `await next(pace.steps)()` is in the way of every event.
+    # In plain slots, because every event passes `await next(pace.steps)()`.
     __slots__ = ("_checks", "steps")
 
     def __init__(self, checkpoint_every: int) -> None:
@@ -27,8 +27,8 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """Start counting again, because the running task has just been given a turn."""
-        # It has no end: an exception between two steps must not exhaust it for everybody.
+        """Restart the count, because other tasks have just run."""
+        # Infinite, so that an exception between two steps can't exhaust it for all callers.
         self.steps: Iterator[Callable[[], Awaitable[None]]] = itertools.chain(
             itertools.repeat(trio.lowlevel.checkpoint_if_cancelled, self._checks),
             itertools.repeat(self._checkpoint),

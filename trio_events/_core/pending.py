@@ -1,4 +1,4 @@
-"""Requests that wait for their reply: which event answers which, and who could still answer."""
+"""Pending requests: which event answers which request, and which tasks could still answer."""
 
 from __future__ import annotations
 
@@ -23,57 +23,57 @@ from .readers import KnownReaders
 
 
 class Worker(Protocol):
-    """What calls the handler of a subscription."""
+    """Calls the handler of a subscription."""
 
     def takers(self, event: Event) -> Iterable[trio.lowlevel.Task]:
-        """The tasks that could take up an event that was not handled yet."""
+        """The tasks that could handle an event that has not been handled yet."""
 
     def activity(self) -> str:
-        """What it is doing, for people."""
+        """A description of what it is doing."""
 
 
 class Holder(Hashable, Protocol):
-    """A subscription that a request went to."""
+    """A subscription that received a request."""
 
     known_readers: KnownReaders
-    """The tasks that have read from it, as far as that is known."""
+    """The tasks that are known to have read from it."""
 
     @property
     def worker(self) -> Worker | None:
-        """What calls its handler, if it has one."""
+        """The object that calls its handler, if it has one."""
 
     @property
     def handle(self) -> object:
-        """What applications hold of it."""
+        """The object by which applications use it."""
 
     def description(self) -> str:
         """Its patterns, and the line that subscribed."""
 
 
 class Addressee(Hashable, Protocol):
-    """What events are routed to."""
+    """A recipient of events."""
 
     @property
     def holder(self) -> Holder | None:
-        """The subscription that a request goes to; None if nothing there could answer one."""
+        """The subscription that gets requests; None if this recipient can't answer any."""
 
 
 AddresseeT = TypeVar("AddresseeT", bound=Addressee)
 
 
 class Held(enum.Enum):
-    """How far a subscription has come with a request."""
+    """The progress of a subscription with a request."""
 
     UNREAD = "not handled yet"
     PASSED_ON = "handled without a reply"
 
 
 Progress: TypeAlias = Held | trio.lowlevel.Task
-"""How far a subscription has come with a request; a task is the one that handles it."""
+"""The progress of a subscription with a request. If it is a task, that task is handling it."""
 
 
 class Answer(enum.Enum):
-    """How far a request has come with its reply, whether or not something still waits for it."""
+    """The state of the reply to a request, whether or not a task is still waiting for it."""
 
     MISSING = enum.auto()
     BEING_SENT = enum.auto()
@@ -82,9 +82,9 @@ class Answer(enum.Enum):
 
 @final
 class PendingRequest:
-    """A request from the moment when it is made, for as long as its event exists.
+    """A request, for as long as its event exists.
 
-    Made by the task that waits. In plain slots: one is made for each request.
+    The task that waits creates it. In plain slots, because each request makes one.
     """
 
     __slots__ = (
@@ -106,24 +106,24 @@ class PendingRequest:
 
     def __init__(self, event: Event, kinds: Pattern, kinds_text: str, now: float) -> None:
         self.event: Event | None = event
-        """The event, while the request waits. It must not be kept alive for longer."""
+        """The event, while the request is waiting. It must not be kept alive for longer."""
 
         self.kinds = kinds
-        """The kinds of events that answer it if they are sent by hand."""
+        """A pattern for the kind of replies sent by hand."""
 
         self.kinds_text = kinds_text
         self.since = now
         self.next_look = now + next_look(0)
         self.deadline: float | None = None
-        """When the task gives up by itself. None until the task has been asked."""
+        """The deadline of the task. None until the task has noted it."""
 
         self.holders: dict[Holder, Progress] | None = None
-        """The subscriptions that got the event and could still see to a reply. None until then."""
+        """The subscriptions that received the event and could still reply. None until routed."""
 
         self.answer = Answer.MISSING
         self.reply: Event | None = None
         self.was_made_for_it = False
-        """Whether the reply was made for this very request, and not found by its path."""
+        """Whether the reply was made for this request, rather than found by its path."""
 
         self.task = trio.lowlevel.current_task()
         self.reference: weakref.ref[Event] | None = None
@@ -132,18 +132,18 @@ class PendingRequest:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing to wait for any more."""
+        """Whether the wait is over."""
         return self.reply is not None or self._error is not None
 
     async def wait(self) -> Event:
         """Wait for the reply.
 
-        A checkpoint, always. Cancel-safe: if cancelled, nobody waits any more.
+        A checkpoint, always. Cancel-safe: if cancelled, the wait is over.
 
         Raises:
           BusClosedError: If the bus is closed first.
-          RequestFailedError: If nothing that got the request could still answer it.
-          DeadlockError: If the reply could only come from tasks that wait for this one.
+          RequestFailedError: If no subscription that received the request can still answer it.
+          DeadlockError: If the reply could only come from tasks that are waiting for this one.
         """
         if self.is_over:
             await trio.lowlevel.checkpoint()
@@ -161,54 +161,54 @@ class PendingRequest:
         return self.reply  # noqa: ASYNC910  # it has waited, or had its checkpoint
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        # As in `Reader`: if it doesn't sleep any more, the task goes on already.
+        # As in `Reader`: if it isn't asleep any more, the task has been rescheduled.
         asleep, self._asleep = self._asleep, False
         return trio.lowlevel.Abort.SUCCEEDED if asleep else trio.lowlevel.Abort.FAILED
 
     @property
     def is_asleep(self) -> bool:
-        """Whether the task waits for the reply, and for nothing else."""
+        """Whether the task is waiting for the reply, and not for room to send the request."""
         return self._asleep
 
     def rouse(self) -> None:
-        """Let the task note its deadline, or see that the wait is over."""
+        """Wake the task, to note its deadline or to find that the wait is over."""
         if self._asleep:
             self._asleep = False
             trio.lowlevel.reschedule(self.task)
 
     def fail(self, error: Exception) -> None:
-        """End the wait with an error, unless it is over and the task is about to go on."""
+        """End the wait with an error, unless it is already over."""
         if not self.is_over:
             self._error = error
             self.rouse()
 
     def gives_up(self, now: float) -> bool:
-        """Whether the wait ends by itself, and soon enough to wait for that; or may do so."""
+        """Whether the wait ends by itself soon enough, or may do so."""
         return self.deadline is None or gives_up(self.deadline, self.since, now)
 
     def whereabouts(self) -> str:
-        """Which subscriptions got it, and what they are doing, for people."""
+        """Describe the subscriptions that received it, and what they are doing."""
         if self.holders is None:
-            return "it is still in the inbox"
+            return "it has not been routed yet"
         places = []
         for holder, progress in self.holders.items():
             if isinstance(progress, trio.lowlevel.Task):
                 state = "being handled"
             elif holder.worker is None:
-                state = "left to its readers"
+                state = "no handler, only its readers can reply"
             else:
                 state = progress.value
             activity = "" if holder.worker is None else f", {holder.worker.activity()}"
             places.append(f"{holder.description()}: {state}{activity}")
-        return "; ".join(places) or "nothing has it any more"
+        return "; ".join(places) or "no subscription has it any more"
 
     def note_progress(self, holder: Holder, progress: Progress) -> None:
-        """A subscription that has the request has come so far with it."""
+        """Note the progress of a subscription that received the request."""
         if self.holders is not None and holder in self.holders:
             self.holders[holder] = progress
 
     def enders(self) -> tuple[trio.lowlevel.Task, ...]:
-        """The tasks that could see to a reply, or none if they aren't known."""
+        """The tasks that could reply, or none if they aren't known."""
         tasks: list[trio.lowlevel.Task] = []
         event = self.event
         for holder, progress in (self.holders or {}).items():
@@ -235,9 +235,9 @@ _Key: TypeAlias = tuple[str, str]
 class PendingRequests:
     """The requests of a bus.
 
-    The router shows it the events at the systems and paths of requests. None of this costs more
-    when many requests wait: a request and a reply that was made for one are found by the identity
-    of the event, and a reply that was sent by hand by its system and path.
+    The router passes it the events at the systems and paths of requests. The cost doesn't depend on
+    the number of waiting requests: a request, and a reply that was made for one, are found by the
+    identity of the event, and a reply sent by hand by its system and path.
     """
 
     _clock: Callable[[], float]
@@ -247,26 +247,26 @@ class PendingRequests:
     waiting: dict[_Key, dict[str, dict[PendingRequest, None]]] = attrs.field(
         factory=dict, init=False
     )
-    """Those that wait, by system and path, then by the text of the pattern of their replies."""
+    """The waiting requests, by system and path, then by the text of their reply pattern."""
 
     underway: dict[int, PendingRequest] = attrs.field(factory=dict, init=False)
-    """By the identity of an event that isn't routed yet: the request that it is, or answers."""
+    """By the identity of an event that isn't routed yet: the request that it makes or answers."""
 
     known: dict[int, PendingRequest] = attrs.field(factory=dict, init=False)
-    """All of them, by the identity of their events, as long as these exist."""
+    """All requests, by the identity of their events, as long as these exist."""
 
     _pending: dict[PendingRequest, None] = attrs.field(factory=dict, init=False)  # by age
     _watcher: trio.lowlevel.Task | None = attrs.field(default=None, init=False)  # while it sleeps
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiting requests."""
         return len(self._pending)
 
     # For requesters
 
     def begin(self, event: Event, kinds: Pattern, kinds_text: str) -> PendingRequest:
-        """A request that waits from now on. Call `end` in any case. Not a checkpoint."""
+        """Begin to wait for a reply. The caller must call `end`. Not a checkpoint."""
         request = self._know(event, kinds, kinds_text)
         self._pending[request] = None
         of_path = self.waiting.setdefault((event.system, event.path), {})
@@ -277,13 +277,13 @@ class PendingRequests:
         return request
 
     def adopt(self, event: Event, kinds: Pattern) -> None:
-        """A request that another process waits for: it can be replied to. Not a checkpoint."""
+        """Note a request from another process, so that it can be answered. Not a checkpoint."""
         request = self._know(event, kinds, "")
         request.event = None
         del request.task
 
     def _know(self, event: Event, kinds: Pattern, kinds_text: str) -> PendingRequest:
-        """A request that is found by its event, as long as that exists."""
+        """Make a request that is found by its event, as long as that exists."""
         request = PendingRequest(event, kinds, kinds_text, self._clock())
         number = id(event)
         known = self.known  # the callback must not keep more alive than that
@@ -292,7 +292,7 @@ class PendingRequests:
         return request
 
     def end(self, request: PendingRequest) -> None:
-        """The task doesn't wait any more. Not a checkpoint."""
+        """End the wait. Not a checkpoint."""
         event = request.event
         assert event is not None
         self._stop_waiting(request, event)
@@ -311,7 +311,7 @@ class PendingRequests:
     # For the router
 
     def see(self, event: Event, route: Route[AddresseeT]) -> bool:
-        """An event is routed: note where a request goes, or end the waits that it answers.
+        """Note where a request is routed to, or end the waits that an event answers.
 
         Returns:
           Whether it answers a request.
@@ -338,7 +338,7 @@ class PendingRequests:
         return any(answered)
 
     def _answer(self, request: PendingRequest, reply: Event) -> bool:
-        if request.event is None or request.is_over:  # the requester has gone, or is about to
+        if request.event is None or request.is_over:  # the wait is over, or about to be
             return False
         self._stop_waiting(request, request.event)
         request.answer = Answer.SENT
@@ -372,7 +372,7 @@ class PendingRequests:
     # For subscriptions
 
     def hand_on(self, events: Iterable[Event], holder: Holder | None) -> None:
-        """A subscription gets these from a history: it may see to replies, if they are requests."""
+        """Note that a subscription gets these from a history: it may reply to the requests."""
         if self._pending and holder is not None:
             for event in events:
                 request = self.known.get(id(event))
@@ -380,7 +380,7 @@ class PendingRequests:
                     request.holders.setdefault(holder, Held.UNREAD)
 
     def let_go(self, events: Iterable[Event], holder: Holder) -> None:
-        """A subscription will not see to replies to these, if they are requests."""
+        """Note that a subscription won't reply to any requests among these."""
         if self._pending:
             for event in events:
                 request = self.known.get(id(event))
@@ -393,12 +393,12 @@ class PendingRequests:
     async def run(  # noqa: ASYNC910  # the bus may be closed before it begins
         self, end_hopeless: Callable[[float], bool]
     ) -> None:
-        """Look after the requests that last, until the bus is closed.
+        """Look after long requests, until the bus is closed.
 
         Args:
-          end_hopeless: Ends the waits that nothing else will, or returns that it is too early.
+          end_hopeless: Ends the waits that nothing else will end; returns False if it is too early.
         """
-        not_before, again = -math.inf, math.inf  # as each time it looks at all of them
+        not_before, again = -math.inf, math.inf  # because each time it looks at all of them
         with self._scope:
             while True:
                 if not self._pending:
@@ -421,7 +421,7 @@ class PendingRequests:
         return trio.lowlevel.Abort.FAILED if watcher is None else trio.lowlevel.Abort.SUCCEEDED
 
     async def _ask_for_deadlines(self) -> None:  # noqa: ASYNC910  # most often, all are known
-        """Have the tasks that wait note their deadlines: too much to do for every request."""
+        """Have waiting tasks note their deadlines, which would cost too much for every request."""
         asked = [request for request in self._pending if request.is_asleep]
         asked = [request for request in asked if request.deadline is None]
         for request in asked:
@@ -432,7 +432,7 @@ class PendingRequests:
             await trio.lowlevel.checkpoint()
 
     def _report(self, now: float) -> None:
-        """Report the requests that are due, those of one system and kind together."""
+        """Report the requests that are due, grouped by system and kind."""
         due: dict[tuple[str, str], list[PendingRequest]] = {}
         for request in self._pending:
             if request.next_look <= now and request.is_asleep and request.event is not None:
@@ -450,15 +450,15 @@ class PendingRequests:
                 request.next_look = max(following, math.nextafter(now, math.inf))
 
     def _fail_abandoned(self, now: float) -> None:
-        """End the requests that nothing is left to answer."""
+        """End the requests that no subscription can answer any more."""
         for request in self._pending:
             event = request.event
             if event is None or request.holders != {} or now < request.since + next_look(0):
                 continue
             request.fail(
                 RequestFailedError(
-                    f"nothing is left that could answer the request {names_of(event)}: every "
-                    "subscription that got it has ended, or failed at it",
+                    f"the request {names_of(event)} can't be answered any more: every "
+                    "subscription that received it has ended, or failed to handle it",
                     system=event.system,
                     kind=event.kind,
                     path=event.path,
@@ -466,13 +466,13 @@ class PendingRequests:
             )
 
     def waits(self, now: float) -> dict[trio.lowlevel.Task, PendingRequest]:
-        """The tasks that wait for a reply and won't give up by themselves."""
+        """The tasks that are waiting for a reply and have no deadline that ends the wait."""
         return {r.task: r for r in self._pending if r.is_asleep and not r.gives_up(now)}
 
     def close(self) -> None:
-        """The bus is closed: there will be no more replies."""
+        """End all waits, because the bus is closed."""
         for request in self._pending:
-            request.fail(self._door.closed_error("; there was no reply before"))
+            request.fail(self._door.closed_error("; no reply arrived before"))
         self._scope.cancel()
 
 
@@ -482,12 +482,12 @@ def deadlock_error(request: PendingRequest) -> DeadlockError:
     assert event is not None
     return DeadlockError(
         f"the request {names_of(event)} would wait forever: {request.whereabouts()}; all of these "
-        "wait, by whatever detours, for the task that made the request",
+        "are waiting, directly or indirectly, for the task that made the request",
         system=event.system,
         kind=event.kind,
     )
 
 
 def names_of(event: Event) -> str:
-    """Which event it is, for messages."""
+    """The names of an event, for messages."""
     return f"system={event.system!r} kind={event.kind!r} path={event.path!r}"

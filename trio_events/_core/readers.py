@@ -1,4 +1,4 @@
-"""The tasks that read from a subscription: those that wait for events, and those that ever did."""
+"""The tasks that read from a subscription: those that are waiting, and all that ever read."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ import trio
 from .._event import Event
 
 Queue: TypeAlias = "OrderedDict[Reader, None]"
-"""An ordered set: the longest waiter is the first."""
+"""An ordered set; the longest waiter is first."""
 
 
 @final
 @attrs.define(eq=False)
 class Reader:
-    """A task that waits for events.
+    """A task that is waiting for events.
 
-    Handing over the events and taking the reader out of its queue is one step, so there is no
-    moment at which a cancellation could lose an event, or let it be read twice.
+    Passing the events and removing the reader from its queue is one step, so a cancellation can
+    never lose an event, or let it be read twice.
     """
 
     max_size: int | None
-    """The most events that it takes at once; None is no limit."""
+    """The most events that it takes at once; None means no limit."""
 
     _queue: Queue
     task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
-    """The task that made this, and that waits."""
+    """The task that created this, and is waiting."""
 
     events: list[Event[Any]] = attrs.field(init=False)
-    """The answer, if there was one: events, or none if there won't be any."""
+    """The answer, once there is one: events, or an empty list if there won't be any."""
 
     def abort(self, _: object) -> trio.lowlevel.Abort:
-        """For trio, when the task is cancelled: it has then left the queue, without an answer."""
-        # It isn't there if the garbage collector closed the channel between trio's decision to
-        # cancel the task and this line: then the task goes on already.
+        """Called by trio when the task is cancelled: leave the queue, without an answer."""
+        # It isn't in the queue if the garbage collector closed the channel between trio's decision
+        # to cancel the task and this line. Then the task has already been rescheduled.
         left = self._queue.pop(self, self) is None
         return trio.lowlevel.Abort.SUCCEEDED if left else trio.lowlevel.Abort.FAILED
 
     def answer(self, events: list[Event[Any]]) -> None:
-        """Let the task go on. The reader has been taken out of the queue."""
+        """Wake the task. The reader has been removed from the queue."""
         self.events = events
         trio.lowlevel.reschedule(self.task)
 
@@ -54,14 +54,14 @@ class Reader:
 class KnownReaders:
     """The living tasks that have ever read from a subscription.
 
-    They are who can make room in it, as far as anybody knows.
+    As far as is known, these are the tasks that can make room in it.
     """
 
     unknown: bool = attrs.field(default=False, init=False)
-    """Whether something has read that is no task, such as a callback."""
+    """Whether something other than a task has read, such as a callback."""
 
-    # By weak references, which remove themselves: a task may have much to let go of.
-    # Made for the first one: many subscriptions are idle.
+    # By weak references that remove themselves, because a task may keep many objects alive.
+    # Created for the first task, because many subscriptions are idle.
     _tasks: dict[weakref.ref[trio.lowlevel.Task], None] | None = attrs.field(
         default=None, init=False
     )

@@ -25,31 +25,31 @@ from .pending import PendingRequests
 from .senders import Sender, Senders
 
 LEFT: Final = "its `async with open_event_bus()` block was left"
-"""Why a bus is closed, if nothing else was said."""
+"""The default reason why a bus is closed."""
 
 
 @final
 @attrs.define(eq=False)
 class Router:
-    """Takes messages in one order and hands each event to every subscription that matches.
+    """Takes messages in one order and passes each event to every subscription that matches.
 
-    Everything but `run` is synchronous: nothing else runs meanwhile.
+    Everything but `run` is synchronous, so no other task runs meanwhile.
     """
 
     core: Core
     table: RoutingTable[Recipient]
     subscriptions: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
-    """The open subscriptions, in the order of opening, each with what applications hold."""
+    """The open subscriptions, in the order of opening, with their public objects."""
 
     waiters: dict[SubscriptionActor, Any] = attrs.field(factory=dict, init=False)
-    """The same for those without a task."""
+    """The open waiters, which are subscriptions without a task, likewise."""
 
     histories: dict[Recipient, None] = attrs.field(factory=dict, init=False)
     """The open histories, in the order of opening."""
 
     last_system: str | None = attrs.field(default=None, init=False)
     last_kind: str | None = attrs.field(default=None, init=False)
-    """The names of the latest event: a sender of these very objects needn't check them."""
+    """The names of the latest event. If the same objects are sent again, they aren't checked."""
 
     unmatched: int = attrs.field(default=0, init=False)
     _routed: int = attrs.field(default=0, init=False)
@@ -66,7 +66,7 @@ class Router:
         clock: Callable[[], float] = trio.current_time,
         make_handle: Callable[[SubscriptionActor], Any] = lambda actor: actor,
     ) -> Router:
-        """A router with all that belongs to it, for the running thread."""
+        """Make a router and everything that belongs to it, for the running thread."""
         notices, door, table = Notices(), Door(token), RoutingTable[Recipient]()
         instruments = Instruments(notices, door)
         inbox = Inbox(inbox_size)
@@ -79,7 +79,7 @@ class Router:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:  # noqa: ASYNC910  # it waits before it ends
-        """Route what is in the inbox whenever something is."""
+        """Route the inbox whenever it has messages."""
         try:
             while True:
                 await self.core.inbox.wait()
@@ -90,8 +90,8 @@ class Router:
             self.close()
 
     def route_inbox(self) -> None:
-        """Route all that is in the inbox, then let in senders that wait for room in it."""
-        if self._is_routing:  # a destructor asks whether an event is wanted, say
+        """Route everything in the inbox, then let in senders that are waiting for room in it."""
+        if self._is_routing:  # for example, a destructor has called `is_wanted`
             return
         with self.core.notices:
             self._is_routing = True
@@ -109,8 +109,8 @@ class Router:
             return
         # The pending lists of the subscriptions that match something.
         pending: dict[Recipient, list[Event]] = {}
-        # Neighbours that have the same route are handed out together: for 100 subscriptions, lists
-        # extended by a run cost little more than lists extended by one.
+        # Consecutive events that have the same route are distributed together. With 100
+        # subscriptions, extending the lists by a run costs little more than by one event.
         run: list[Event] = []
         route: Route[Recipient] | None = None
         system = kind = ""
@@ -127,7 +127,7 @@ class Router:
             else:
                 self._spread(run, route, pending)
                 run = []
-                route, system, kind = None, "", ""  # it may be another one now
+                route, system, kind = None, "", ""  # the route may have changed
                 self._deliver(pending)
                 self._register(message)
         self._spread(run, route, pending)
@@ -152,7 +152,7 @@ class Router:
         route: Route[Recipient] | None,
         pending: dict[Recipient, list[Event]],
     ) -> None:
-        """Add events that have the same route to the lists of those who want them."""
+        """Add events that have the same route to the lists of the matching recipients."""
         if route is None:
             return
         self._routed += len(run)
@@ -184,7 +184,7 @@ class Router:
     def _tell_routed(
         self, events: list[Event], route: Route[Recipient], answers: Container[int]
     ) -> None:
-        """Tell instruments who gets these events. The bus's own ones aren't told of."""
+        """Report to instruments which subscriptions get these events, except the bus's own."""
         tell = self.core.instruments.tell
         for (system, _), group in itertools.groupby(events, attrgetter("system", "kind")):
             if system == BUS:
@@ -216,19 +216,19 @@ class Router:
             message.recipient.finish()
 
     def _hand_on(self, events: list[Event], recipient: Recipient) -> None:
-        """Deliver events that were sent before the recipient was there."""
+        """Deliver events that were sent before the recipient was added."""
         if events:
             self.core.requests.hand_on(events, recipient.holder)
             recipient.deliver(events)
 
-    # What others want of it
+    # For the rest of the bus
 
     def checked_names(self, system: str, kind: str) -> tuple[str, str]:
-        """The plain texts of two names that an event may have, or raise.
+        """Validate the names of an event, and return them as plain strings.
 
         Raises:
-          TypeError: If one of them is not a `str`.
-          InvalidEventError: If one of them is not a name.
+          TypeError: If one of them isn't a `str`.
+          InvalidEventError: If one of them isn't valid.
         """
         kinds = self.table.routes.get(system) if type(system) is str else None
         if kinds is None:
@@ -246,14 +246,14 @@ class Router:
         overflow: Overflow,
         actor_type: type[SubscriptionActor] = SubscriptionActor,
     ) -> SubscriptionActor:
-        """A subscription that is not open yet."""
+        """Make a subscription that isn't open yet."""
         buffer = Buffer(max_buffer_size, overflow)
         return actor_type(interest, origin, buffer, self.core, self.subscriptions)
 
     def open_waiter(
         self, interest: Interest, origin: str, max_unread: int, source: Source | None = None
     ) -> SubscriptionActor:
-        """A subscription without a task, which never makes a sender wait."""
+        """Open a subscription without a task, which never makes a sender wait."""
         buffer = Buffer(max_unread, Overflow.CLOSE)
         waiter = SubscriptionActor(interest, origin, buffer, self.core, self.waiters)
         with self.core.notices:
@@ -266,7 +266,7 @@ class Router:
 
         Args:
           event: The event.
-          wait: Whether to return a sender that waits in line if something stops the event.
+          wait: Whether to return a waiting sender if something stops the event.
 
         Raises:
           BusClosedError: If the running task may not use the bus.
@@ -284,7 +284,7 @@ class Router:
             return self.core.senders.line_up(event, queue)
 
     def offer_now(self, event: Event) -> None:
-        """Accept an event. A full inbox is no obstacle: it is routed first.
+        """Accept an event. A full inbox doesn't stop it, because it is routed first.
 
         Raises:
           BusClosedError: If the running task may not use the bus.
@@ -301,9 +301,9 @@ class Router:
         handle: object = None,
         source: Source | None = None,
     ) -> None:
-        """Take in a subscription: it gets every event that is accepted from now on.
+        """Open a subscription: it gets every event that is accepted from now on.
 
-        If there is a source, it begins with those of it that match.
+        If there is a source, its matching events come first.
         """
         with self.core.notices:
             for interest in subscription.interests:
@@ -312,10 +312,10 @@ class Router:
             subscription.is_quick = not self.core.instruments.watched_reads
             self.core.instruments.on_interests(subscription)
             if source is not None:
-                self.route_inbox()  # so that nothing can be forgotten before
+                self.route_inbox()  # before the source can forget anything
 
     def open_history(self, history: Recipient, interest: Interest) -> None:
-        """Take in a history: it keeps every event that is accepted from now on."""
+        """Open a history: it keeps every event that is accepted from now on."""
         with self.core.notices:
             self.core.inbox.post(Subscribe(history, interest))
             self.histories[history] = None
@@ -327,7 +327,7 @@ class Router:
             subscription.change_interests()[interest] = None
             self.core.inbox.post(Subscribe(subscription, interest))
             self.core.instruments.on_interests(subscription)
-            self.route_inbox()  # so that senders of what it now matches see that it is full
+            self.route_inbox()  # so that senders of newly matching events notice if it is full
 
     def remove_interest(self, subscription: SubscriptionActor, interest: Interest) -> None:
         """Let a subscription match less, from now on."""
@@ -350,11 +350,11 @@ class Router:
     def _recipients(self, system: str, kind: str, path: str) -> list[Recipient]:
         if self.core.inbox.controls:
             self.route_inbox()
-        # Peek, so that asking leaves no remembered route behind.
+        # Peek, so that asking leaves no cached route behind.
         return self.table.peek(system, kind).recipients(path)
 
     def _heed_instruments(self) -> None:
-        """Take the ways on which instruments are told of what they watch, and no others."""
+        """Choose between fast paths and those that call instruments, as these need."""
         instruments, inbox = self.core.instruments, self.core.inbox
         inbox.direct_size = 0 if instruments.watched_sends else inbox.size
         for subscription in (*self.subscriptions, *self.waiters):
@@ -364,11 +364,11 @@ class Router:
 
     @property
     def accepted(self) -> int:
-        """How many events have been accepted."""
+        """The number of events that have been accepted."""
         return self._routed + self.core.inbox.used
 
     def restrict(self, admits: Admits, reason: str) -> None:
-        """Refuse everything from now on but what certain tasks do, and what answers them."""
+        """From now on, admit only certain tasks, and replies to their requests."""
         with self.core.notices:
             self.core.door.restrict(admits, reason)
             self.core.senders.dismiss(self.core.door)
@@ -383,7 +383,7 @@ class Router:
             self.core.door.close(reason)
             self.core.senders.dismiss(self.core.door)
             self.core.senders.full.clear()
-            # All at once, or 100,000 would take seconds to be removed from the table one by one.
+            # All at once: removing 100,000 from the table one by one would take seconds.
             ending: list[Recipient] = [*self.subscriptions, *self.waiters, *self.histories]
             for recipient in ending:
                 recipient.closed = True

@@ -1,4 +1,4 @@
-"""The sends that wait: who waits where, first come, first served."""
+"""Waiting sends: which task waits where, first come, first served."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Sender:
 
     event: Event
     ticket: int
-    """Its place in the order of arrival, which it keeps when it goes to another queue."""
+    """Its place in the order of arrival, which it keeps when it moves to another queue."""
 
     since: float
     """When it began to wait, on trio's clock."""
 
     next_look: float = attrs.field(init=False)
-    """When it is to be reported that it waits, on trio's clock."""
+    """When the wait is to be reported next, on trio's clock."""
 
     queue: Queue | None = attrs.field(default=None, init=False)
-    """Where it waits; None when it doesn't any more."""
+    """The queue in which it is waiting; None when it no longer is."""
 
     passed: Set[Queue] = attrs.field(default=frozenset(), init=False)
-    """Where it has had its turn, and only another queue stood in its way."""
+    """The queues in which it has had its turn, and was stopped only by another queue."""
 
     task: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task, init=False)
     _deadline: float = attrs.field(factory=trio.current_effective_deadline, init=False)
@@ -53,12 +53,12 @@ class Sender:
         self.next_look = self.since + next_look(0)
 
     def note_look(self, now: float) -> None:
-        """It has been reported that it waits."""
+        """Note that the wait has been reported."""
         following = self.since + next_look(now - self.since)
-        self.next_look = max(following, math.nextafter(now, math.inf))  # however coarse the clock
+        self.next_look = max(following, math.nextafter(now, math.inf))  # the clock may be coarse
 
     def gives_up(self, now: float) -> bool:
-        """Whether the wait ends by itself, and soon enough to wait for that."""
+        """Whether the wait ends by itself soon enough."""
         return gives_up(self._deadline, self.since, now)
 
     async def wait(self) -> None:
@@ -81,7 +81,7 @@ class Sender:
                 self._error = None  # its traceback refers to this frame
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        # As in `Reader`: if it has left, the task goes on already.
+        # As in `Reader`: if it has left, the task has been rescheduled.
         return trio.lowlevel.Abort.SUCCEEDED if self._leave() else trio.lowlevel.Abort.FAILED
 
     def _leave(self) -> bool:
@@ -91,55 +91,55 @@ class Sender:
         return queue is not None
 
     def move(self, queue: Queue) -> None:
-        """Leave the present queue for another one."""
+        """Move to another queue."""
         self._leave()
         queue.add(self)
 
     def wake(self, error: Exception | None) -> None:
-        """Let the task go on: the event has been accepted, or there is an error to raise."""
+        """Wake the task: the event has been accepted, or there is an error to raise."""
         self._leave()
         self._error = error
         trio.lowlevel.reschedule(self.task)
 
 
 class Owner(Protocol):
-    """A subscription that senders wait for."""
+    """A subscription for which senders wait."""
 
     interest: Interest
-    """What it was made to match."""
+    """The patterns that it was opened with."""
 
     known_readers: KnownReaders
-    """The tasks that can make room, as far as anybody knows."""
+    """The tasks that are known to be able to make room."""
 
     def description(self) -> str:
         """Its patterns, and the line that subscribed."""
 
     def set_alarm(self, time: float) -> None:
-        """Have its task look after the senders at this time at the latest."""
+        """Have its task look after the senders at this time, or earlier."""
 
 
 @final
 @attrs.define(eq=False)
 class Queue:
-    """The sends that wait at one place: for room in the inbox, or in one subscription."""
+    """The sends that are waiting for room in one place: the inbox, or a subscription."""
 
     owner: Owner | None
-    """The subscription that they wait for, or None if it is the inbox."""
+    """The subscription that they are waiting for, or None for the inbox."""
 
     length: int = attrs.field(default=0, init=False)
-    """How many wait."""
+    """The number of waiting sends."""
 
     coming: int = attrs.field(default=0, init=False)
-    """Events that were let in for the room that there was, and are still to be delivered."""
+    """Events that were let in because there was room, and have not been delivered yet."""
 
     next_look: float = attrs.field(default=-math.inf, init=False)
-    """When it may be looked at again: no more than once a second."""
+    """When it may be checked again; at most once a second."""
 
-    # By ticket. Those that have left are still in it, until they come first or are too many.
+    # By ticket. Senders that have left stay in it until they are first, or there are too many.
     _heap: list[tuple[int, Sender]] = attrs.field(factory=list, init=False)
 
     def add(self, sender: Sender) -> None:
-        """Let a sender wait here, behind those that came before it."""
+        """Let a sender wait here, behind those that arrived before it."""
         if len(self._heap) > 2 * self.length + 8:
             self._heap = [(other.ticket, other) for other in self]
         sender.queue = self
@@ -149,18 +149,18 @@ class Queue:
         heapq.heappush(self._heap, (sender.ticket, sender))
 
     def first(self) -> Sender | None:
-        """The sender that came first, or None if nobody waits."""
+        """The sender that arrived first, or None if none is waiting."""
         heap = self._heap
         while heap and heap[0][1].queue is not self:
             heapq.heappop(heap)
         return heap[0][1] if heap else None
 
     def in_any_order(self) -> Iterator[Sender]:
-        """Those that wait. One that went and came back may be among them twice."""
+        """The waiting senders. One that left and came back may appear twice."""
         return (sender for _, sender in self._heap if sender.queue is self)
 
     def __iter__(self) -> Iterator[Sender]:
-        """Those that wait, in the order of their arrival."""
+        """The waiting senders, in the order of arrival."""
         waiting = dict.fromkeys(self.in_any_order())
         return iter(sorted(waiting, key=attrgetter("ticket")))
 
@@ -168,10 +168,10 @@ class Queue:
 @final
 @attrs.define(eq=False)
 class Senders:
-    """The gate before the inbox.
+    """The gate in front of the inbox.
 
-    A sender waits at one queue at a time. When its turn comes and another queue stops it, it goes
-    on to that one, at the place that its arrival gives it.
+    A sender waits in one queue at a time. If another queue stops it when its turn comes, it moves
+    to that queue, at the place that its order of arrival gives it.
     """
 
     _inbox: Inbox
@@ -180,11 +180,11 @@ class Senders:
     _requests: PendingRequests
     _instruments: Instruments
     full: dict[Recipient, Queue] = attrs.field(factory=dict, init=False)
-    """The recipients that stop senders: those without room, and those for whose room a sender
-    already waits, so that no newcomer goes first."""
+    """The recipients that stop senders: those without room, and those for which a sender is already
+    waiting, so that no newcomer goes first."""
 
     for_inbox: Queue = attrs.field(factory=lambda: Queue(None), init=False)
-    """The senders that wait for room in the inbox."""
+    """The senders that are waiting for room in the inbox."""
 
     _tickets: Iterator[int] = attrs.field(factory=itertools.count, init=False)
     _next_verdict: float = attrs.field(default=-math.inf, init=False)
@@ -193,11 +193,11 @@ class Senders:
         return self.for_inbox.length + sum(queue.length for queue in self.full.values())
 
     def obstacle(self, event: Event, sender: Sender | None = None) -> Queue | None:
-        """Where the sender of this event has to wait, or None if it may go on."""
+        """The queue in which the sender of this event has to wait, or None."""
         if self._inbox.used >= self._inbox.size:
             return self.for_inbox
         if self.full:
-            # Peek, so that a send that is cancelled leaves no remembered route behind.
+            # Peek, so that a cancelled send leaves no cached route behind.
             for recipient in self._table.peek(event.system, event.kind).recipients(event.path):
                 queue = self.full.get(recipient)
                 if queue is None or (recipient.local_only and event.source is not None):
@@ -207,16 +207,16 @@ class Senders:
         return None
 
     def line_up(self, event: Event, queue: Queue) -> Sender:
-        """A sender that waits in a queue. Its task has to call `wait` at once."""
+        """Add a sender to a queue. Its task must call `wait` at once."""
         sender = Sender(event, next(self._tickets), self._clock())
         queue.add(sender)
         return sender
 
     def make_room(self, recipient: Recipient, room: int) -> bool:
-        """Let in senders that wait for a recipient, as many as it has room for.
+        """Let in as many of the senders waiting for a recipient as it has room for.
 
         Returns:
-          Whether it still stops senders, because some wait for it.
+          Whether it still stops senders, because some are waiting for it.
         """
         queue = self.full.pop(recipient)
         queue.coming += self.let_in(queue, room - queue.coming)
@@ -225,7 +225,7 @@ class Senders:
         return queue.length > 0
 
     def release(self, recipient: Recipient) -> None:
-        """A recipient stops nobody any more: let in all that wait for it."""
+        """Let in all senders that are waiting for a recipient, which no longer stops any."""
         queue = self.full.pop(recipient, None)
         if queue is not None:
             self.let_in(queue, queue.length)
@@ -233,7 +233,7 @@ class Senders:
     def let_in(self, queue: Queue, room: int) -> int:
         """Let in at most `room` senders, first come, first served; returns how many.
 
-        A sender that another queue stops goes on waiting there.
+        A sender that another queue stops waits there instead.
         """
         let_in = 0
         while let_in < room and (sender := queue.first()) is not None:
@@ -244,14 +244,14 @@ class Senders:
         return let_in
 
     def reconsider(self, recipient: Recipient) -> None:
-        """A recipient matches less than before: let in those that wait for it without need."""
+        """Let in the senders that no longer have to wait for a recipient: it matches less now."""
         for sender in self.full.get(recipient, ()):
             obstacle = self.obstacle(sender.event, sender)
             if obstacle is not sender.queue:
                 self._go_on(sender, obstacle)
 
     def _go_on(self, sender: Sender, obstacle: Queue | None) -> bool:
-        """Let a sender in, or go on to the queue that stops it; returns whether it was let in."""
+        """Let a sender in, or move it to the queue that stops it; returns whether it was let in."""
         if obstacle is None:
             self._inbox.post(sender.event)
             sender.wake(None)
@@ -262,16 +262,16 @@ class Senders:
         return False
 
     def dismiss(self, door: Door) -> None:
-        """Refuse senders that the door doesn't admit any more, unless their event is awaited."""
+        """Dismiss senders that the door no longer admits, unless they send an awaited reply."""
         for sender in [s for queue in (self.for_inbox, *self.full.values()) for s in queue]:
             if not door.admits(sender.task) and not self._requests.admits(sender.event):
-                sender.wake(door.closed_error("; the event that waited for room was not sent"))
+                sender.wake(door.closed_error("; the event that was waiting for room was not sent"))
 
     def end_hopeless(self, now: float) -> bool:
-        """Refuse the sends, and end the requests, that wait for a second and could for ever.
+        """End the sends and requests that have waited for a second and would wait forever.
 
         Returns:
-          False if it is too early: as this looks at all that wait, once a second is enough.
+          False if it is too early: this looks at all waits, so it runs at most once a second.
         """
         if now < self._next_verdict:
             return False
@@ -322,7 +322,7 @@ def _seniority(wait: Sender | PendingRequest) -> tuple[float, int]:
 
 def _deadlock_error(event: Event, owner: Owner, *, of_its_own: bool) -> DeadlockError:
     interest = owner.interest
-    readers = "its only reader is the sender itself" if of_its_own else "all its readers wait, too"
+    readers = "its only reader is the sender itself" if of_its_own else "all its readers wait too"
     return DeadlockError(
         f"sending to {event.system!r} would wait forever: {owner.description()} is full, and "
         f"{readers}",
@@ -332,10 +332,11 @@ def _deadlock_error(event: Event, owner: Owner, *, of_its_own: bool) -> Deadlock
 
 
 def _has_passed(sender: Sender | None, queue: Queue) -> bool:
-    """Whether a sender has waited long enough for a subscription that is full again.
+    """Whether a sender doesn't have to wait again for a subscription that is full again.
 
-    It has when it had its turn there, and nobody waits there now who came before. Otherwise two
-    that are always full could send it back and forth forever. What doesn't fit is held.
+    That is so if it has had its turn there, and no sender that arrived earlier is waiting there
+    now. Otherwise two subscriptions that are always full could send it back and forth forever. What
+    doesn't fit is held.
     """
     if sender is None or queue not in sender.passed:
         return False

@@ -1,1 +1,1 @@
-"""Handlers: registering them, calling them, what becomes of failures, and how all of it ends."""
+"""Handlers: registering them, calling them, treating their failures, and ending them."""

@@ -1,4 +1,4 @@
-"""Subscriptions whose actor calls a handler with each event."""
+"""Calling the handler of a subscription with each event."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .supervision import (
 _HERE: Final = "the end of its handler"
 
 _LOOK_EVERY: Final = 1.0
-"""Seconds from one look at the running calls to the next, so that none has to ask for the time."""
+"""Seconds between two checks of the running calls, so that a call needn't read the clock."""
 
 DeadLetterHook: TypeAlias = Callable[[DeadLetter], object]
 """A function, async or not, that is called with each dead letter."""
@@ -53,9 +53,9 @@ Reply: TypeAlias = Callable[[Event[Any], PendingRequest, Outcome, object], Await
 class HandlerActor:
     """The part of a subscription's actor that calls the handler.
 
-    There are as many tasks as there may be calls at once. They are children of the supervisor, so
-    that an exception leaves as itself, and read the channel in turns: whichever has the turn takes
-    the next event, passes the turn on, and begins. So calls begin in the order of events.
+    There is a task for each call that may run at once. The tasks are children of the supervisor, so
+    that an exception leaves as itself, and read the channel in turns: the task that has the turn
+    takes the next event, passes the turn on, and begins. So calls begin in the order of events.
     """
 
     actor: SubscriptionActor
@@ -67,7 +67,7 @@ class HandlerActor:
     _report_after: float
     _reply: Reply | None = None  # if the handler is a responder
     _instruments: Instruments = attrs.field(init=False)
-    # Whether a call is nothing but that: there is nothing to reply, and nothing to be told.
+    # Whether a call is just a call: there is no reply, and no instrument watches.
     _is_direct: bool = attrs.field(init=False)
     handling: int = attrs.field(default=0, init=False)
     """Calls that are running."""
@@ -80,13 +80,13 @@ class HandlerActor:
     _tasks: dict[OwnedTask, None] = attrs.field(factory=dict, init=False)
     _calls_cut: int = attrs.field(default=0, init=False)  # calls that were cancelled
     _not_begun: int = attrs.field(default=0, init=False)  # events that had just been taken
-    # Whether the actor's task is going to look after the calls.
+    # Whether the actor's task is going to check the calls.
     _will_look: bool = attrs.field(init=False)
-    # The systems and paths that events are being handled of, if these are to stay in order.
+    # The systems and paths of the events being handled, with `ordered`.
     _busy: set[Key] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._will_look = self._report_after == math.inf  # then it need not ask for it
+        self._will_look = self._report_after == math.inf  # then there is nothing to check
         if self._registration.ordered and self._registration.concurrency > 1:
             self._busy = set()
         self._instruments = self.actor.core.instruments
@@ -94,17 +94,17 @@ class HandlerActor:
 
     @property
     def handler(self) -> Handler:
-        """What is called."""
+        """The handler."""
         return self._registration.handler
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name of the handler."""
         return name_of(self.handler)
 
     @property
     def treatment(self) -> str:
-        """What is done about an event that it could not handle."""
+        """The consequence of an event that it could not handle."""
         return type(verdict_of(self._registration.on_error)).__name__
 
     @property
@@ -113,18 +113,18 @@ class HandlerActor:
         return not self._tasks
 
     def takers(self, event: Event[Any]) -> list[trio.lowlevel.Task]:
-        """The tasks that could take up an event that was not handled yet."""
+        """The tasks that could handle an event that has not been handled yet."""
         able = list(self._tasks)
         if self._busy and (key := key_of(event)) in self._busy:
             able = [owned for owned in able if owned.event and key_of(owned.event) == key]
         return [owned.task for owned in able if owned.task is not None]
 
     def heed_instruments(self) -> None:
-        """Tell instruments of the calls from now on, or don't."""
+        """Find out whether instruments watch the calls."""
         self._is_direct = self._reply is None and not self._instruments.watched_calls
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Begin, in tasks of a nursery that have the context variables of the caller."""
+        """Start the tasks in a nursery, with the context variables of the caller."""
         self.actor.worker = self
         name = name_of(self.handler)
         for _ in range(self._registration.concurrency):
@@ -134,7 +134,7 @@ class HandlerActor:
             nursery.start_soon(self._run, owned, name=f"trio_events handler {name}")
 
     def look_after_calls(self, now: float) -> None:
-        """Report the calls that last, and look again when the next one is to be reported."""
+        """Report long calls, and check again when the next one is to be reported."""
         if self._report_after == math.inf:
             return
         self._will_look = False
@@ -157,7 +157,7 @@ class HandlerActor:
     @trio.lowlevel.enable_ki_protection
     async def _run(self, owned: OwnedTask) -> None:  # noqa: ASYNC910  # it may be cancelled at once
         """Call the handler with one event after the other, until the subscription has ended."""
-        # All do so before one of them has an event, so that none is taken for the only reader.
+        # All tasks are noted before one of them has an event, so none is taken for the only reader.
         self.actor.known_readers.note(self._staff.begin(owned))
         try:
             with owned.scope:
@@ -171,7 +171,7 @@ class HandlerActor:
                     else:
                         await self._handle_in_order(owned, event, self._busy)
                     del event  # or it would live on until the next one comes
-        except BaseException as error:  # noqa: ASYNC103  # what is not raised is no `Cancelled`
+        except BaseException as error:  # noqa: ASYNC103  # `Cancelled` is always raised
             self._staff.note_exception(error)
             if not self._staff.is_last_word(owned, error):
                 raise
@@ -193,7 +193,7 @@ class HandlerActor:
             self.actor.core.notices.add(WorkLeft(self.actor, name, reason, self._calls_cut, events))
 
     async def _next(self) -> Event[Any] | None:
-        """The next event, or None if there will be none any more."""
+        """The next event, or None if there will be no more."""
         await next(self.actor.core.pace.steps)()
         if self._busy is None and not self._taking:
             front = self.actor.buffer.front  # as in `EventIterator`
@@ -212,7 +212,7 @@ class HandlerActor:
         except EventBusError as error:  # why the subscription has ended
             if isinstance(verdict_of(self._registration.on_error), Propagate):
                 raise
-            self.actor.discard(_HERE)  # nothing; but the other tasks need not say so again
+            self.actor.discard(_HERE)  # nothing is left, but the other tasks needn't report it
             self.actor.core.notices.add(HandlerEnded(error))
             return None
         finally:
@@ -220,7 +220,7 @@ class HandlerActor:
             self._turn.unpark()
 
     async def _next_in_order(self, busy: set[Key]) -> Event[Any]:
-        """The next event that no other one is to be handled before."""
+        """The next event that doesn't have to wait for another one."""
         while True:  # noqa: ASYNC913  # it waits, or takes one
             try:
                 event = self.actor.take_free(busy)
@@ -250,11 +250,11 @@ class HandlerActor:
             request.note_progress(self.actor, trio.lowlevel.current_task())
         self.handling += 1
         owned.event, owned.since = event, None
-        if not self._will_look:  # otherwise that will find out when it began, more or less
+        if not self._will_look:  # otherwise the next check notes roughly when it began
             self.look_after_calls(self.actor.core.clock())
         attempt = 1
         try:
-            # In one piece: a coroutine more for each call would be a twentieth of it.
+            # In one piece: one more coroutine would take 5 % of each call.
             while True:
                 reply: tuple[Outcome, object] | None = None
                 try:
@@ -290,7 +290,7 @@ class HandlerActor:
             request.note_progress(self.actor, Held.PASSED_ON)
 
     async def _watched(self, event: Event[Any]) -> object:  # noqa: ASYNC910  # as `_handle`
-        """Call the handler, and tell instruments before and after."""
+        """Call the handler, and the hooks of instruments before and after."""
         about = event, self._subscription
         with self._instruments.around("before_handler", "after_handler", *about):
             return await unprotected(self._registration.handler, event)
@@ -298,7 +298,7 @@ class HandlerActor:
     async def _treat(  # noqa: ASYNC910  # there may be nothing to wait for
         self, event: Event[Any], caught: BaseException, attempt: float
     ) -> float | None:
-        """Do what there is to do about what a call has raised.
+        """Handle the exception of a call.
 
         Returns:
           In how many seconds to call the handler again with the same event, or None.
@@ -313,7 +313,7 @@ class HandlerActor:
             if isinstance(policy, Retry) and attempt < policy.attempts and policy.covers(failure):
                 self.actor.tell("handler_failed", event, failure, type(policy).__name__)
                 pause = policy.pause(int(attempt))
-                again = f", again in {pause:.3g} s" if rest is None else ""
+                again = f", retrying in {pause:.3g} s" if rest is None else ""
                 self._report(event, failure, f"; attempt {attempt} of {policy.attempts}{again}")
             else:
                 verdict = verdict_of(policy)
@@ -330,7 +330,7 @@ class HandlerActor:
     async def _give_up(  # noqa: ASYNC910  # as `_treat`
         self, event: Event[Any], failure: Exception, verdict: Verdict
     ) -> None:
-        """Do what there is to do about an event that the handler could not handle."""
+        """Handle the final failure of an event."""
         match verdict:
             case Propagate():
                 self._add_note(event, failure)
@@ -338,10 +338,10 @@ class HandlerActor:
                 self._report(event, failure, "")
             case CloseSubscription():
                 self.actor.discard(_HERE)
-                self._report(event, failure, "; the subscription is closed")
+                self._report(event, failure, "; the subscription was closed")
             case _ as never:
                 assert_never(never)
-        # An exception that ends the bus is to leave alone, without that of the request beside it.
+        # An exception that ends the bus must leave alone, without that of the request.
         request = self.actor.core.requests.known.get(id(event))
         if (
             self._reply is not None
@@ -352,7 +352,7 @@ class HandlerActor:
             try:
                 await self._reply(event, request, "failed", text_of(failure))
             except Exception as error:  # noqa: BLE001  # the failure itself is what matters
-                self._report(event, error, "; there is no reply")
+                self._report(event, error, "; the reply could not be sent")
         self.actor.core.requests.let_go((event,), self.actor)
         letter = DeadLetter(event, failure, self._subscription)
         self._instruments.tell("event_failed", letter)
@@ -403,7 +403,7 @@ class HandlerActor:
         )
 
 
-# Ctrl-C can interrupt what the application gave, unlike what calls it.
+# Ctrl-C can interrupt the application's functions, unlike those that call them.
 
 
 @trio.lowlevel.disable_ki_protection

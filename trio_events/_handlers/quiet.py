@@ -1,4 +1,4 @@
-"""When all is quiet: nothing is under way, and every task that the bus owns waits to read."""
+"""Detecting quiet: nothing is under way, and every task that the bus owns is waiting to read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._event import Event
 
 
 class Member(Protocol):
-    """What the bus waits for besides its tasks: a part of a bridge."""
+    """Something that the bus waits for besides its tasks: a part of a bridge."""
 
     @property
     def is_idle(self) -> bool:
@@ -32,7 +32,7 @@ class OwnedTask:
 
     name: str
     turns: trio.lowlevel.ParkingLot | None = None
-    """Where the tasks of one handler wait for their turn to read."""
+    """The place where the tasks of one handler wait for their turn to read."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
@@ -42,21 +42,21 @@ class OwnedTask:
     """Whether it was working when it was cancelled, rather than waiting to read."""
 
     event: Event[Any] | None = attrs.field(default=None, init=False)
-    """What the handler is being called with."""
+    """The event that the handler is being called with."""
 
     since: float | None = attrs.field(default=None, init=False)
     """When that call was first seen to be running, on trio's clock; None if it has not been."""
 
     next_report: float = attrs.field(default=0, init=False)
-    """When it is to be reported that the call lasts, on trio's clock."""
+    """When the call is to be reported next, on trio's clock."""
 
 
 @final
 class Quiet(trio.abc.Instrument):
-    """Knows the tasks that the bus owns, and tells when all of them wait to read.
+    """Knows the tasks that the bus owns, and notices when all of them are waiting to read.
 
-    A task of the application's own nursery, within an owned task, is owned as well. Trio tells an
-    instrument of every step of every task; this is one only while something waits for quiet, and
+    A task in a nursery that an owned task has opened is owned as well. Trio calls an instrument at
+    every step of every task. So this is an instrument only while something waits for quiet, and
     costs nothing at other times.
     """
 
@@ -80,7 +80,7 @@ class Quiet(trio.abc.Instrument):
         # The owned tasks, and their children, that don't wait to read. Kept while there are
         # watchers.
         self._busy: set[trio.lowlevel.Task] = set()
-        # Who waits for quiet: of a subscription, or, at None, of the bus.
+        # The tasks that wait for quiet of a subscription, or, at None, of the bus.
         self._waits: dict[SubscriptionActor | None, trio.lowlevel.ParkingLot] = {}
         leave = inspect.unwrap(type(trio.open_nursery()).__aexit__)
         self._leaving_nursery = leave.__code__
@@ -88,19 +88,19 @@ class Quiet(trio.abc.Instrument):
     # The tasks
 
     def begin(self, owned: OwnedTask) -> trio.lowlevel.Task:
-        """The running task is this one; returns it."""
+        """Note that the running task is this one; returns it."""
         owned.task = trio.lowlevel.current_task()
         self._begun[owned.task] = owned
         return owned.task
 
     def end(self, owned: OwnedTask) -> None:
-        """The running task, which is this one, has finished."""
+        """Note that the running task, which is this one, has finished."""
         assert owned.task is not None
         del self._begun[owned.task]
         del self.owned[owned]
 
     def owner(self, task: trio.lowlevel.Task | None) -> OwnedTask | None:
-        """The owned task that this task is, or that has started it in a nursery of its own."""
+        """The owned task that this task is, or in one of whose nurseries it runs."""
         while task is not None:
             if task in self._begun:
                 return self._begun[task]
@@ -108,7 +108,7 @@ class Quiet(trio.abc.Instrument):
         return None
 
     def working(self) -> Iterator[OwnedTask]:
-        """The owned tasks that don't wait to read, or in which a task doesn't."""
+        """The owned tasks that aren't waiting to read, or contain a task that isn't."""
         self._look()
         busy = {self.owner(task) for task in self._busy}
         return (owned for owned in self.owned if owned.task is None or owned in busy)
@@ -138,7 +138,7 @@ class Quiet(trio.abc.Instrument):
 
         Args:
           subject: As in `is_quiet`.
-          still: Whether it has to be quiet still when the caller has its turn.
+          still: Whether it must still be quiet when the caller resumes.
         """
         self._watchers += 1
         if self._watchers == 1:
@@ -170,12 +170,12 @@ class Quiet(trio.abc.Instrument):
                 tasks.extend(nursery.child_tasks)
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-        """For trio: a task is going to run."""
+        """Called by trio: a task is about to run."""
         if self.owner(task) is not None:
             self._busy.add(task)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        """For trio: a task has run, and waits or has ended."""
+        """Called by trio: a task has run, and is waiting or has ended."""
         if self._is_busy(task):
             self._busy.add(task)
         else:
@@ -196,7 +196,7 @@ class Quiet(trio.abc.Instrument):
         return not (place is not None and place is owned.turns) and not self._is_at_end(task)
 
     def _is_at_end(self, task: trio.lowlevel.Task) -> bool:
-        """Whether a task has done all but wait for the tasks of its innermost nursery."""
+        """Whether a task is only waiting for the tasks of its innermost nursery."""
         nurseries = task.child_nurseries
         return bool(nurseries and nurseries[-1].child_tasks) and any(
             frame.f_code is self._leaving_nursery for frame, _ in task.iter_await_frames()

@@ -1,4 +1,4 @@
-"""A handler and the terms on which it is called, checked before anything has happened."""
+"""Handlers and their options, validated before anything has happened."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ResultT = TypeVar("ResultT")
 
 
 def is_async(function: object) -> bool:
-    """Whether calling this gives something to await."""
+    """Whether calling this returns an awaitable."""
     function = _unwrapped(function)
-    call = getattr(type(function), "__call__", None)  # noqa: B004  # not whether, but what
+    call = getattr(type(function), "__call__", None)  # noqa: B004  # it is needed, not just tested
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def name_of(handler: object) -> str:
-    """What to call a handler in a message."""
+    """The name of a handler, for messages."""
     return getattr(handler, "__qualname__", None) or repr(handler)
 
 
@@ -54,7 +54,7 @@ def _check_parameters(handler: Callable[..., object], what: str) -> None:
     """Require that a handler can be called with an event alone."""
     try:
         signature = inspect.signature(handler)
-    except (ValueError, TypeError):  # it has none, as some callables written in C, or a wrong one
+    except (ValueError, TypeError):  # as for some callables written in C
         return
     try:
         signature.bind(None)
@@ -74,9 +74,9 @@ def check_call(caller: str, function: Any, *args: object, **kwargs: object) -> N
 
     Args:
       caller: What the function is passed to, for messages.
-      function: What should be the function.
-      args: What it is going to be called with.
-      kwargs: The same, by keyword.
+      function: The object to check.
+      args: The positional arguments that it will be called with.
+      kwargs: The keyword arguments.
     """
     if inspect.iscoroutine(function):
         function.close()  # or Python warned that it was never awaited
@@ -100,10 +100,10 @@ def check_call(caller: str, function: Any, *args: object, **kwargs: object) -> N
 @final
 @attrs.frozen
 class Registration:
-    """A handler and the terms on which it is called, all of them checked.
+    """A handler and its options, validated.
 
     Raises:
-      TypeError: If something is of the wrong type, or the handler isn't an async function that
+      TypeError: If an argument has the wrong type, or the handler isn't an async function that
         can be called with one argument.
       ValueError: If `concurrency` is less than 1.
     """
@@ -138,13 +138,13 @@ class Registration:
 @final
 @attrs.define(eq=False, repr=False)
 class HandlerSet:
-    """Handlers that are declared before there is a bus. `EventBus.include` puts them to work.
+    """Handlers declared before there is a bus. `EventBus.include` registers them.
 
-    A set may be included in several buses, and in one bus several times.
+    A set can be included in several buses, and several times in one bus.
     """
 
     registrations: list[Registration] = attrs.field(factory=list, init=False)
-    """What was declared, in this order."""
+    """The declared handlers, in the order of declaration."""
 
     @overload
     def on(
@@ -201,7 +201,7 @@ class HandlerSet:
           InvalidPatternError: As `EventBus.on`.
         """
         if callable(system):
-            raise TypeError('write @handlers.on("system", ...), with the pattern of the systems')
+            raise TypeError('write @handlers.on("system", ...), with a system pattern')
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
         return self._declare(lambda h: Registration(h, terms, concurrency, ordered, on_error))
 
@@ -250,9 +250,9 @@ class HandlerSet:
         max_buffer_size: int = 256,
         overflow: Overflow = Overflow.BLOCK,
     ) -> Callable[[HandlerT], HandlerT]:
-        """Declare the decorated async function a responder; it stays what it is.
+        """Declare the decorated async function as a responder. It is returned unchanged.
 
-        Not a checkpoint. The arguments are those of `EventBus.serve`, which are checked at once.
+        Not a checkpoint. The arguments are those of `EventBus.serve`, and are validated at once.
 
         Raises:
           TypeError: As `EventBus.serve`.
@@ -260,7 +260,7 @@ class HandlerSet:
           InvalidPatternError: As `EventBus.serve`.
         """
         if callable(system):
-            raise TypeError('write @handlers.serve("system", ...), with the pattern of the systems')
+            raise TypeError('write @handlers.serve("system", ...), with a system pattern')
         terms = Terms.of(system, kind, path, max_buffer_size, overflow)
         return self._declare(
             lambda h: Registration(h, terms, concurrency, ordered, on_error, replies=True)

@@ -1,4 +1,4 @@
-"""Whom the bus owns, who may still use it while it is closing, and how all of it ends."""
+"""The tasks that the bus owns, which may still use it while it is closing, and how they end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ArgsT = TypeVarTuple("ArgsT")
 class Staff:
     """The tasks of a bus that run code of the application, and how they end.
 
-    When the bus is closed, they finish what was accepted first: until then they, and the tasks
-    that they start, may use the bus, and nobody else.
+    When the bus is closed, they first finish what was accepted. Until then they, and the tasks that
+    they start, may use the bus. Other tasks may not.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class Staff:
         self._has_consumers = False
         self.draining = False
         self.on_closing: dict[Callable[[], None], None] = {}
-        """Called when the bus begins to close: what brings in events from outside ends."""
+        """Called when the bus begins to close, to stop bringing in events from outside."""
 
         self.cut_short: str | None = None
         """Why the tasks are cancelled, if they are."""
@@ -52,23 +52,23 @@ class Staff:
     # The tasks
 
     def join(self, owned: OwnedTask) -> None:
-        """A task is about to be started in the nursery."""
+        """Add a task that is about to be started in the nursery."""
         self._quiet.owned[owned] = None
 
     def begin(self, owned: OwnedTask) -> trio.lowlevel.Task:
-        """The running task is this one; returns it."""
+        """Note that the running task is this one; returns it."""
         return self._quiet.begin(owned)
 
     def leave(self, owned: OwnedTask) -> None:
-        """The running task, which is this one, has finished."""
+        """Note that the running task, which is this one, has finished."""
         self._quiet.end(owned)
         if self.cut_short is not None and not self._quiet.owned:
             self._report_what_is_left(self.cut_short)
 
     def note_exception(self, error: BaseException) -> None:
-        """An exception leaves one of the tasks, or the block of the bus, and ends the bus."""
+        """Note that an exception leaves a task or the block of the bus, and ends the bus."""
         if self.cut_short is None:
-            self.cut_short = "the bus was ended by an exception"
+            self.cut_short = "an exception ended the bus"
             if not (is_cancelled(error) or self._router.core.door.has_raised(error)):
                 self._note_working()  # otherwise it is too late
 
@@ -80,7 +80,7 @@ class Staff:
     async def consume(  # noqa: ASYNC910  # that is up to the consumer
         self, owned: OwnedTask, consumer: Callable[[], Awaitable[object]]
     ) -> None:
-        """Be the task of a consumer, from beginning to end.
+        """Run a consumer in its own task, from beginning to end.
 
         Raises:
           BusClosedError: If it was cancelled before `EventBus.start` could return.
@@ -96,7 +96,7 @@ class Staff:
                     raise self._router.core.door.closed_error(
                         f"; {owned.name} was cancelled before it called task_status.started()"
                     )
-        except BaseException as error:  # noqa: ASYNC103  # what is not raised is no `Cancelled`
+        except BaseException as error:  # noqa: ASYNC103  # `Cancelled` is always raised
             if task.parent_nursery is not self._nursery:  # then it leaves `EventBus.start`
                 raise
             self.note_exception(error)
@@ -109,7 +109,7 @@ class Staff:
             self.leave(owned)
 
     def is_last_word(self, owned: OwnedTask, error: BaseException) -> bool:
-        """Whether the running task has raised that the bus is closed because it is cancelled.
+        """Whether the running task raised a BusClosedError only because it is being cancelled.
 
         A cancelled task that uses the bus before it notices gets that error instead of `Cancelled`.
         """
@@ -140,14 +140,14 @@ class Staff:
             task = trio.lowlevel.current_task()
         return self._quiet.owner(task)
 
-    # What isn't a task
+    # Members, which aren't tasks
 
     def enlist(self, member: Member) -> None:
-        """Part of a bridge begins to work."""
+        """Add a part of a bridge, which begins to work."""
         self._quiet.members[member] = None
 
     def release(self, member: Member) -> None:
-        """It has ended."""
+        """Remove a part of a bridge, which has ended."""
         del self._quiet.members[member]
 
     # Quiet
@@ -204,12 +204,12 @@ class Staff:
             await self._quiet.wait(still=True)
             self._router.close()  # the channels end, and then the tasks
             await self._quiet.wait()
-        # First of all, or those that wait in `send` would fail with BusClosedError.
+        # This comes first, or tasks waiting in `send` would fail with BusClosedError.
         self._stop(f"drain_timeout ({self._drain_timeout:g} s) expired")
         self._router.close()
 
     def _stop(self, reason: str) -> None:
-        """Cancel the tasks, if there are any. What is left then is reported by each."""
+        """Cancel the tasks, if there are any. Each of them reports what is left."""
         for member in tuple(self._quiet.members):
             member.stop(reason)
         if self._quiet.owned:
@@ -219,7 +219,7 @@ class Staff:
                 owned.scope.cancel()
 
     def _report_what_is_left(self, reason: str) -> None:
-        """Report the events that consumers haven't read, as the last of the owned tasks."""
+        """Report the events that consumers haven't read. Called by the last owned task."""
         if not self._has_consumers:  # each handler has reported its own
             return
         self._router.close()
@@ -231,7 +231,7 @@ class Staff:
                 self._router.core.notices.add(EventsLeft(subscription, reason, unread))
 
     def route_accepted(self) -> None:
-        """Let every event that was accepted reach the buffers of its subscriptions."""
+        """Route all accepted events to the buffers of their subscriptions."""
         self._router.route_inbox()
 
 
@@ -239,12 +239,12 @@ class Staff:
 async def unprotected(  # noqa: ASYNC910  # that is up to the function
     function: Callable[[Unpack[ArgsT]], Awaitable[object]], *args: *ArgsT
 ) -> object:
-    """Call a function so that Ctrl-C can interrupt it, unlike what calls it."""
+    """Call a function so that Ctrl-C can interrupt it, unlike its caller."""
     return await function(*args)
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Whether this is nothing but `Cancelled`, or many of it."""
+    """Whether this is `Cancelled`, or a group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(trio.Cancelled)[1] is None
     return isinstance(error, trio.Cancelled)

@@ -1,4 +1,4 @@
-"""What becomes of a subscription, and of the event, when the handler fails."""
+"""What happens to the event and the subscription when a handler fails."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def check_seconds(name: str, value: object) -> None:
     try:
         float(value)
     except OverflowError:
-        raise ValueError(f"{name} must be a number of seconds that fits a float") from None
+        raise ValueError(f"{name} must be a number of seconds that fits in a float") from None
 
 
 @final
 @attrs.frozen
 class Propagate:
-    """Let the exception leave through the supervisor, as structured concurrency wants it.
+    """Let the exception leave through the supervisor, as in structured concurrency.
 
     The bus and everything in its block are cancelled, and `open_event_bus` raises the exception,
     with a note that names the event, the handler and the subscription.
@@ -40,20 +40,20 @@ class Propagate:
 @final
 @attrs.frozen
 class Log:
-    """Log the exception with its traceback, and go on with the next event."""
+    """Log the exception with its traceback, and continue with the next event."""
 
 
 @final
 @attrs.frozen
 class CloseSubscription:
-    """Log the exception, and end the subscription as closing its channel does.
+    """Log the exception, and end the subscription as `EventChannel.close` does.
 
-    What the handler has not been called with yet is discarded. Calls that are running finish.
+    Events that the handler has not been called with are discarded. Running calls finish.
     """
 
 
 Verdict: TypeAlias = Propagate | Log | CloseSubscription
-"""What can be done about an event that isn't tried again."""
+"""What to do about an event that isn't retried."""
 
 
 def _check_attempts(_: object, attribute: attrs.Attribute[int], value: object) -> None:
@@ -70,13 +70,13 @@ def _check_jitter(_: object, attribute: attrs.Attribute[float], value: object) -
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"jitter must be a number, not {value!r}")
     if not 0 <= value <= 1:  # nor is NaN
-        raise ValueError(f"jitter must be between 0 and 1, the share of a pause, not {value}")
+        raise ValueError(f"jitter must be a fraction between 0 and 1, not {value}")
 
 
 def _check_only(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     classes = value if isinstance(value, tuple) else (value,)
     if not classes or not all(isinstance(c, type) and issubclass(c, Exception) for c in classes):
-        raise TypeError(f"only must be a subclass of Exception, or a tuple of some, not {value!r}")
+        raise TypeError(f"only must be a subclass of Exception, or a tuple of them, not {value!r}")
 
 
 def _check_then(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -92,40 +92,40 @@ def _check_then(_: object, attribute: attrs.Attribute[Any], value: object) -> No
 class Retry:
     """Log the exception, wait, and call the handler again with the same event.
 
-    The call keeps its turn meanwhile: with `concurrency=1`, the next event waits until this one is
-    done. An exception that isn't one of `only` isn't retried; a group is, if all its members are.
-    When the attempts are used up, or the exception isn't retried, the event is a dead letter, and
-    `then` decides what happens next.
+    The pauses are part of handling the event: with `concurrency=1`, the next event waits until this
+    one is done. Only exceptions that match `only` are retried, and groups whose members all do.
+    When the attempts are used up, or the exception isn't retried, the event becomes a dead letter,
+    and `then` decides what happens next.
 
     Raises:
-      TypeError: If an argument is not of its type.
+      TypeError: If an argument has the wrong type.
       ValueError: If `attempts` is less than 1, a time isn't a finite number of at least 0 seconds,
         or `jitter` isn't between 0 and 1.
     """
 
     attempts: int = attrs.field(default=3, validator=_check_attempts)
-    """How many calls there may be for an event, the first one included."""
+    """The most calls for one event, including the first one."""
 
     backoff: float = attrs.field(default=0.1, kw_only=True, validator=_check_pause)
-    """Seconds to wait before the second call; twice as long before each further one."""
+    """Seconds to wait before the second call. The pause doubles before each further call."""
 
     max_backoff: float = attrs.field(default=30.0, kw_only=True, validator=_check_pause)
-    """Seconds that the pauses grow to at most."""
+    """The longest pause, in seconds."""
 
     jitter: float = attrs.field(default=0.1, kw_only=True, validator=_check_jitter)
-    """The share of a pause by which it is made longer or shorter at random, so that calls that
-    failed together don't come back together: 0.1 is up to 10 %."""
+    """The fraction by which each pause is lengthened or shortened at random, so that calls that
+    failed together aren't repeated together: 0.1 is up to 10 %."""
 
     only: type[Exception] | tuple[type[Exception], ...] = attrs.field(
         default=Exception, kw_only=True, validator=_check_only
     )
-    """The exceptions that are worth another call."""
+    """The exceptions to retry."""
 
     then: Verdict = attrs.field(default=Propagate(), kw_only=True, validator=_check_then)
-    """What to do when the event is a dead letter."""
+    """What to do when the event has become a dead letter."""
 
     def covers(self, failure: Exception) -> bool:
-        """Whether a failure is worth another call."""
+        """Whether to retry after this failure."""
         if isinstance(failure, ExceptionGroup):
             return failure.split(self.only)[1] is None
         return isinstance(failure, self.only)
@@ -140,11 +140,11 @@ class Retry:
 
 
 OnError: TypeAlias = Verdict | Retry
-"""What can be done about a handler that fails."""
+"""What to do when a handler fails."""
 
 
 def verdict_of(on_error: OnError) -> Verdict:
-    """What to do about what isn't tried again."""
+    """What to do about an event that isn't retried."""
     return on_error.then if isinstance(on_error, Retry) else on_error
 
 
@@ -157,14 +157,14 @@ class DeadLetter:
     """The event."""
 
     error: Exception
-    """What the handler raised, the last time."""
+    """The exception of the last call."""
 
     subscription: Subscription
-    """The subscription whose handler it was."""
+    """The subscription of the handler."""
 
 
 def split(error: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """What a handler failed with, and what is not for us to deal with, such as `Cancelled`.
+    """Split an exception into the failure, and the rest, such as `Cancelled`, to raise again.
 
     A group is treated by its members: it may have some of both.
     """

@@ -17,7 +17,7 @@ class ErrorKind(enum.Enum):
     """The call itself is wrong or not allowed. Change it: the same call fails again."""
 
     UNAVAILABLE = "unavailable"
-    """It isn't possible now, or not any more."""
+    """It isn't possible now, or is no longer possible."""
 
     CONFLICT = "conflict"
     """The call contradicts what its own caller is doing."""

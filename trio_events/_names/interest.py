@@ -82,7 +82,7 @@ class Interest:
 
     @property
     def includes_bus(self) -> bool:
-        """Whether some of the bus's own events are wanted."""
+        """Whether this matches some of the bus's own events."""
         return BUS in self.system._text and self.system._matches_checked(BUS)
 
     def covers(self, other: Interest) -> bool:

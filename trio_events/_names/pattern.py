@@ -63,11 +63,11 @@ def shown(value: object) -> str:
 
 
 def plain_text(value: object, what: str) -> str:
-    """The value as a plain `str`, which no subclass can make behave differently.
+    """The value as a plain `str`, without the behaviour of a subclass.
 
     Args:
       value: A `str`, or an instance of a subclass.
-      what: What to call the value in the message, such as `"path"`.
+      what: The name of the value for the message, such as `"path"`.
 
     Raises:
       TypeError: If the value isn't a `str`.
@@ -84,7 +84,7 @@ def plain_name(value: object, field: str, *, reserved: bool = False) -> str:
 
     Args:
       value: The system or the kind of an event, or the name of an actor.
-      field: What to call it in the message. A `"system"` may not begin with `/`.
+      field: Its name for the message. A `"system"` must not begin with `/`.
       reserved: Whether the name may begin with `$`, as the names of the bus's own events do.
 
     Raises:
@@ -209,7 +209,7 @@ class Pattern(metaclass=NoPublicConstructor):
         return valid and self._matches_checked(name)
 
     def _matches_checked(self, name: str) -> bool:
-        """The same for a plain text that is known to be a name."""
+        """Like `matches`, for a plain `str` that has been validated."""
         if self.literal is not None:
             return name == self.literal
         head, *tail = name.split(self._separator)

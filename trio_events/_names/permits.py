@@ -1,4 +1,4 @@
-"""Checks of what an actor may do, with a cache of the answers of a stable policy."""
+"""Checking permissions, with a cache for the answers of a stable policy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MAX_REMEMBERED: Final = 4096
 class Permits:
     """Asks the policy of a bus on behalf of one actor.
 
-    The policy may use the bus while it is being asked. So ask before anything has happened, and
-    check afterwards that the state is still what it was.
+    The policy may use the bus while it decides. So ask it before anything has happened, and check
+    afterwards that the state hasn't changed.
 
     Args:
       policy: The policy; None allows everything.
-      actor: The name of the actor, a plain text.
+      actor: The name of the actor, a plain string.
     """
 
     __slots__ = ("_answers", "actor", "on_denied", "policy")
@@ -35,11 +35,11 @@ class Permits:
         self.actor = actor
         self.on_denied: Callable[[str, Action, str], None] = lambda actor, action, system: None
         """Called before an error is raised: with actor, action and system."""
-        # Whether each actor may send to each system, as a stable policy answered.
+        # The answers of a stable policy: whether each actor may send to each system.
         self._answers = {} if answers is None else answers
 
     def for_actor(self, actor: str) -> Permits:
-        """The same for another actor."""
+        """The same permits for another actor."""
         permits = Permits(self.policy, actor, self._answers)
         permits.on_denied = self.on_denied
         return permits

@@ -22,7 +22,7 @@ Realistic rule sets need hundreds.
 
 
 class Action(enum.StrEnum):
-    """What an actor wants to do. The values are the names of the permissions."""
+    """An action that needs permission. The values are the names of the permissions."""
 
     SUBSCRIBE = "events.subscribe"
     """Subscribing; the system is a pattern."""
@@ -185,7 +185,7 @@ class RulePolicy:
 
     @cached_property
     def _about_sends(self) -> RoutingTable[int]:
-        """The places of the rules about sends, found by system and actor."""
+        """The indices of the rules about sends, found by system and actor."""
         table: RoutingTable[int] = RoutingTable()
         for place, rule in enumerate(self.rules):
             if rule.action == Action.SEND:

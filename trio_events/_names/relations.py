@@ -1,4 +1,4 @@
-"""Relations of patterns: a name that two of them match, a name that others leave uncovered.
+"""Relations between patterns: a name that two of them match, or that some of them don't cover.
 
 Each answer considers all names, of any number of segments, and is exact unless a budget of steps
 runs out.
@@ -13,7 +13,7 @@ from typing import Final, TypeAlias, final
 from .pattern import FRESH, MANY, WILDCARDS, Pattern, Segment, literals_of
 
 _STEPS_OF_A_NODE: Final = 4
-"""The steps that comparing one pair of segments counts as."""
+"""The number of steps for comparing one pair of segments."""
 
 
 @final
@@ -23,12 +23,12 @@ class BudgetExhaustedError(Exception):
 
 @final
 class Budget:
-    """The steps that are left for one search, or for several together.
+    """The steps left for one search, or for several together.
 
     A step is about a microsecond.
 
     Args:
-      steps: The steps to begin with.
+      steps: The number of steps at the beginning.
     """
 
     __slots__ = ("left",)
@@ -57,7 +57,7 @@ def common_name(one: Pattern, other: Pattern, budget: Budget | None = None) -> s
       BudgetExhaustedError: If the budget is too small.
     """
     if not _common_symbols(one.segments[0], other.segments[0]):
-        return None  # as for most rules of a policy; too cheap to count
+        return None  # true for most rules of a policy, and too cheap to count
     budget = budget or Budget()
     # A node is a state of each pattern, and whether the name has begun.
     start, goal = (0, 0, False), (len(one.segments), len(other.segments), True)

@@ -38,11 +38,11 @@ _PATH_PATTERNS: Final = "./"
 _GROUPS: Final = "|"
 """The edge to a node whose own edges are groups of alternatives that weren't expanded.
 
-The path of an event may have such a segment. It leads there, too, and no further.
+The path of an event may have such a segment, too. It leads to that node, and no further.
 """
 
 _MAX_NODES: Final = 256
-"""The nodes of one pattern up to which its alternatives are put in one by one."""
+"""The most nodes for one pattern; if it needs more, its alternatives stay grouped."""
 
 _MAX_CHANGES: Final = 16
 """The changes to wildcards after which all routes are forgotten.
@@ -73,7 +73,7 @@ class _Node(Generic[T]):
 
 @final
 class Route(Generic[T]):
-    """The items that events of one system and kind go to. Get one from `RoutingTable.match`.
+    """The items that match events of one system and kind. Get one from `RoutingTable.match`.
 
     It is valid until the table changes. In plain slots: one is read for every event.
     """
@@ -155,11 +155,11 @@ class RoutingTable(Generic[T]):
         before `match` needn't validate those in here.
         """
 
-        self._walks = 0  # since all routes were forgotten: at least as many as are remembered
-        # A change to a literal system drops its routes. Any other makes a new version; a route
-        # that is older is brought up to date when it is used, by the changes since its version.
+        self._walks = 0  # since the cache was emptied: at least as many as it has routes
+        # A change to a literal system drops its routes. Any other change makes a new version. An
+        # older route is updated when it is used, with the changes since its version.
         self._version = 0
-        self._changes: list[Interest] = []  # up to this version, since all routes were forgotten
+        self._changes: list[Interest] = []  # up to this version, since the cache was emptied
 
     def __len__(self) -> int:
         """The number of items."""
@@ -219,7 +219,7 @@ class RoutingTable(Generic[T]):
         return route if route.version == self._version else self._updated(route)
 
     def peek(self, system: str, kind: str) -> Route[T]:
-        """The same, without adding to the cache."""
+        """Like `match`, without adding to the cache."""
         if kind in self.routes.get(system, ()):
             return self.match(system, kind)
         return self._find(system, kind)
@@ -243,7 +243,7 @@ class RoutingTable(Generic[T]):
         return Route(system, kind, ends, self._places, self._version)
 
     def _remember(self, system: str, kind: str) -> Route[T]:
-        if system.startswith("$"):  # so that no remembered route makes it a name to send to
+        if system.startswith("$"):  # a cached route would make it a valid name for `send`
             return self._find(system, kind)
         if self._walks >= self._max_remembered:
             self.forget_routes()

@@ -117,7 +117,7 @@ class Export:
             with self._scope:
                 await self._export_all()
         except BaseException:
-            self._stopped = self._stopped or "the bus was ended by an exception"
+            self._stopped = self._stopped or "an exception ended the bus"
             raise
         finally:
             self._end()

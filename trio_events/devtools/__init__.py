@@ -1,6 +1,6 @@
-"""See a bus at work: a live map in the browser, a trace for Perfetto, and both as data.
+"""See a bus at work: as a live map in the browser, as a trace for Perfetto, or as data.
 
-Install the extra `devtools`. Nothing of the bus imports this.
+Install the extra `devtools`. The bus itself never imports this package.
 """
 
 from .._public import show_under

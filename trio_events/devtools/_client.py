@@ -14,7 +14,7 @@ import trio
 
 
 class MapError(Exception):
-    """There is no live map where one was asked for."""
+    """There is no live map at the URL."""
 
 
 @final
@@ -28,7 +28,7 @@ class Answer:
     _rest: bytes = b""
 
     async def piece(self) -> bytes:
-        """The next piece; empty if there is none any more, or the program has ended.
+        """The next piece; empty if there are no more, or the program has ended.
 
         Raises:
           MapError: If it is not an answer of a live map.
@@ -50,7 +50,7 @@ class Answer:
             return b""  # noqa: ASYNC910  # there has been a checkpoint
 
     async def state(self) -> dict[str, Any] | None:
-        """The next state of a stream; None if there is none any more. Raises as `piece`."""
+        """The next state of a stream; None if there are no more. Raises as `piece`."""
         await trio.lowlevel.checkpoint()
         while b"\n\n" not in self._rest:
             piece = await self.piece()

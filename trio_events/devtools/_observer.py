@@ -1,4 +1,4 @@
-"""What the map, `top` and `graph` show: an instrument that remembers the last events."""
+"""The data behind the map, `top` and `graph`: an instrument that remembers the latest events."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ._problems import problems
 from ._rows import Row, Watched
 
 _MAX_NAMES: Final = 500
-"""How many kinds, and how many parties, are told apart."""
+"""How many kinds, and how many parties, are kept apart."""
 
 OTHERS: Final = "others"
 _SHOWN: Final = 60
-"""How many of the last events a state has."""
+"""How many of the latest events are in a state."""
 
 _ROW_STAYS: Final = 10.0
-"""Seconds for which a row stays when the last of its subscriptions has been closed."""
+"""Seconds for which a row stays after the last of its subscriptions has been closed."""
 
 Kind: TypeAlias = tuple[str, str]
 State: TypeAlias = dict[str, Any]
 
 _handled: ContextVar[Record | None] = ContextVar("trio_events.devtools.handled", default=None)
-"""What the running task handles."""
+"""The event that the running task is handling."""
 
 _repr: Final = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
@@ -73,7 +73,7 @@ class Record:
     cause: Record | None
     receivers: int = 0
     unmatched: bool = False
-    """Whether nothing wanted it: no subscription, no history, and no request."""
+    """Whether no subscription, history or request matched it."""
 
     calls: tuple[Call, ...] = ()
     fate: str = "waits"
@@ -82,7 +82,7 @@ class Record:
 @final
 @attrs.define(eq=False)
 class _Sent:
-    """What one party sends of one kind."""
+    """The events of one kind that one party sends."""
 
     line: str
     count: int = 0
@@ -90,17 +90,17 @@ class _Sent:
 
 @final
 class Observer(Instrument):
-    """Watches a bus and keeps what can be shown of it, from now on until `close`.
+    """Watches a bus from now on until `close`, and records what the map shows.
 
-    It keeps the last events and their data alive, and makes an event cost about four times as
-    many instructions: switch it on to look, not for good.
+    It keeps the latest events and their data alive, and each event takes about four times as many
+    instructions as without it. Use it to look at a program, but don't leave it on.
 
     Args:
       bus: The bus.
-      max_events: How many of the last events are kept.
+      max_events: How many of the latest events to keep.
 
     Raises:
-      TypeError: If `max_events` is not an int.
+      TypeError: If `max_events` isn't an int.
       ValueError: If it is less than 1.
     """
 
@@ -147,7 +147,7 @@ class Observer(Instrument):
     ) -> None:
         self.close()
 
-    # What the bus tells
+    # Hooks
 
     def subscription_opened(self, subscription: Subscription) -> None:
         """See `Instrument`."""
@@ -175,7 +175,7 @@ class Observer(Instrument):
         if len(self._order) > self._max_events:
             oldest = self._order.popleft()
             del self._records[id(oldest.event)]
-            oldest.cause = None  # or it would keep what led to it
+            oldest.cause = None  # or it would keep its causes alive
         sent = self._sent.get((party, (event.system, event.kind)))
         if sent is None:
             sent = self._sent.setdefault((party, self._kind(event)), _Sent(line))
@@ -245,11 +245,11 @@ class Observer(Instrument):
         self, event: Event, subscription: Subscription, error: BaseException | None
     ) -> None:
         """See `Instrument`."""
-        # The context variables stay as they are until the next call: what the task sends before it
-        # is a reply, or comes from what is told of a dead letter.
+        # The context variables stay as they are until the next call. What the task sends before
+        # that is a reply, or sent by `on_dead_letter`.
         _, call = self._running.pop(trio.lowlevel.current_task())
         call.seconds = time.perf_counter() - call.begun
-        # A responder that says no has not failed.
+        # A rejection is not a failure.
         call.error = None if error is None or isinstance(error, Reject) else _text(error)
         durations = self._durations.get(call.handler)
         if durations is None:
@@ -274,7 +274,7 @@ class Observer(Instrument):
         else:
             self._denied.append(denied | {"times": 1})
 
-    # Names, of which there are only so many
+    # Names, of which a limited number is kept
 
     def _kind(self, event: Event) -> Kind:
         kind = event.system, event.kind
@@ -320,13 +320,13 @@ class Observer(Instrument):
         return row
 
     def _waiting_reader(self, subscription: Subscription) -> str:
-        """What waits for the first event of a subscription, if anything does."""
+        """The party that is waiting for the first event of a subscription, if any."""
         for task in subscription._actor.known_readers:
             return self._party(party_of(task))
         return ""
 
     def _assign_routed(self) -> None:
-        """Count what was routed where it went."""
+        """Add the counts of routed events to the subscriptions that got them."""
         routed, self._routed = self._routed, {}
         for (kind, subscriptions), count in routed.items():
             for subscription in subscriptions:
@@ -348,16 +348,16 @@ class Observer(Instrument):
         self._rows = {key: row for key, row in self._rows.items() if row.latest > now - _ROW_STAYS}
         return list(self._rows.values())
 
-    # What there is to show
+    # What is shown
 
     def state(self, since: int = 0) -> State:
-        """All that the map shows, as texts, numbers, lists and dictionaries.
+        """Everything that the map shows, as strings, numbers, lists and dictionaries.
 
         Args:
-          since: The position of the last event that was shown; only later ones are in it.
+          since: The position of the last event already shown. Only later events are included.
 
         Returns:
-          A value for `json.dumps`.
+          A value that `json.dumps` accepts.
         """
         now = time.perf_counter()
         bus = self._bus.statistics()
@@ -452,11 +452,14 @@ class Observer(Instrument):
         return wall + moment - counter
 
     def tree(self, number: int) -> dict[str, Any] | None:
-        """An event in the tree of all that its first cause has led to.
+        """The tree of everything that followed from the first cause of an event.
+
+        Args:
+          number: The `"number"` of the event in `state()["events"]`.
 
         Returns:
-          The first cause as in `state()["events"]`, each with a list `"effects"`; None if the
-          event is not among the last `max_events`.
+          The first cause as in `state()["events"]`, with a list `"effects"` in it and in each of
+          these; None if the event isn't among the last `max_events`.
         """
         first = next((record for record in self._order if record.number == number), None)
         if first is None:
@@ -469,7 +472,7 @@ class Observer(Instrument):
                 effects.setdefault(record.cause, []).append(record)
         shown: dict[Record, dict[str, Any]] = {first: self._show(first) | {"effects": []}}
         queue = deque([first])
-        while queue and len(shown) < 300:  # more than anybody looks at
+        while queue and len(shown) < 300:  # more than a reader can follow
             cause = queue.popleft()
             for record in effects.get(cause, ()):
                 shown[record] = self._show(record) | {"effects": []}
@@ -478,10 +481,13 @@ class Observer(Instrument):
         return shown[first]
 
     def source(self, place: str) -> list[tuple[int, str]] | None:
-        """The lines around a place where something was sent, or subscribed to.
+        """The source around a line that has sent an event or subscribed.
+
+        Args:
+          place: The line, as `"file:line"`.
 
         Returns:
-          Their numbers and texts; None for any other place.
+          The numbers and texts of the lines; None for any other line.
         """
         known = {sent.line for sent in self._sent.values()}
         known |= {row.origin for row in self._rows.values()}
@@ -489,13 +495,13 @@ class Observer(Instrument):
             return None
         file, _, number = place.rpartition(":")
         lines = linecache.getlines(file)
-        if not lines:  # it has gone, or never was a file
+        if not lines:  # the file is gone, or never existed
             return None
         around = range(max(int(number) - 4, 1), min(int(number) + 4, len(lines)) + 1)
         return [(n, lines[n - 1].rstrip("\n")[:200]) for n in around]
 
     def mermaid(self) -> str:
-        """The map as a Mermaid flowchart: who sends what, and who gets it."""
+        """The map as a Mermaid flowchart of senders, kinds and receivers."""
         self._current_rows()
         lines = ["flowchart LR"]
         nodes: dict[str, str] = {}
@@ -528,6 +534,6 @@ def _escaped(text: str) -> str:
 def _text(value: object) -> str:
     try:
         text = _repr.repr(value)
-    except Exception:  # noqa: BLE001  # whatever is in there
+    except Exception:  # noqa: BLE001  # any code may run there
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 120 else text[:119] + "…"

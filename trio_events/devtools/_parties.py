@@ -1,4 +1,4 @@
-"""Who sends and who reads: handlers and tasks, by their names."""
+"""The parties that send and read: handlers and tasks, by their names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._bus import EventBus
 from .._handlers.registration import name_of
 
 ELSEWHERE: Final = "another thread"
-"""Who sends from a thread or a callback."""
+"""The party that sends from a thread or a callback."""
 
 acting: ContextVar[str | None] = ContextVar("trio_events.devtools.acting", default=None)
 """The handler that the running task belongs to."""
@@ -45,12 +45,12 @@ def short_name(name: str) -> str:
 
 
 def handler_name(handler: object) -> str:
-    """What to call a handler."""
+    """The name of a handler."""
     return short_name(name_of(handler))
 
 
 def party_of(task: trio.lowlevel.Task) -> str:
-    """For whom a task acts: the handler that it belongs to, or else itself."""
+    """The party of a task: the handler that it belongs to, or else the task itself."""
     return task.context.get(acting) or short_name(task.name)
 
 
@@ -74,7 +74,7 @@ class Lines:
         self._known: dict[tuple[int, int], tuple[CodeType, str]] = {}
 
     def sending(self) -> str:
-        """The line that is sending, for an instrument that is told so."""
+        """The line that is sending, for an instrument's `before_send`."""
         # Going from frame to frame makes an object of each.
         frame: FrameType | None = sys._getframe(_TO_SEND)
         if frame is None or frame.f_code is not _SEND:

@@ -1,4 +1,4 @@
-"""What seems to be wrong with a bus, in sentences, the worst first."""
+"""Possible problems of a bus, in sentences, the worst first."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import PurePath
 from typing import Any, Final
 
 LONG_CALL: Final = 1.0
-"""Seconds after which a call of a handler is worth a sentence."""
+"""Seconds after which a call of a handler is reported."""
 
 NEVER_MATCHED: Final = 30.0
-"""Seconds after which a pattern that has not matched anything is worth one."""
+"""Seconds after which a pattern that has not matched anything is reported."""
 
 BAD, WARNING = "bad", "warning"
 
 
 def problems(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The problems of a state: how bad, a sentence, details, and what each is about."""
+    """The problems of a state, each with a level, a sentence, details and its subject."""
     found = [*_of_rows(state["rows"]), *_of_calls(state["running"])]
     found += _of_kinds(state["kinds"], state["sends"])
     found += _of_denials(state["denied"])
@@ -88,7 +88,7 @@ def _problem(level: str, sentence: str, detail: str, at: str, **about: object) -
 
 
 def patterns(row: dict[str, Any]) -> str:
-    """What a row matches, such as `orders · order.*`."""
+    """The patterns of a row, such as `orders · order.*`."""
     return " · ".join(filter(None, [row["system"], row["kind"], row["path"]]))
 
 
@@ -98,7 +98,7 @@ def place(origin: str) -> str:
 
 
 def seconds(count: float) -> str:
-    """A time, short."""
+    """A duration in a short form."""
     if count < 1:
         return f"{count * 1000:.0f} ms"
     return f"{count:.1f} s" if count < 60 else f"{count / 60:.1f} min"

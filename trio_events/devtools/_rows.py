@@ -1,4 +1,4 @@
-"""Subscriptions that were made at one line for the same are shown as one row."""
+"""Rows of the map: subscriptions made on one line with the same patterns share a row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Watched:
     subscription: Subscription
     since: float
     reader: str
-    """Who reads it: a handler or a task; empty until somebody has."""
+    """The handler or task that reads it; empty until one has."""
 
     is_handled: bool
     """Whether it has a handler."""
@@ -32,10 +32,10 @@ class Watched:
     _task: weakref.ref[trio.lowlevel.Task] | None = None  # which read last
     is_losing: bool = False
     routed: dict[tuple[str, str], int] = attrs.field(factory=dict)
-    """How many events of each system and kind it has matched."""
+    """The number of matched events of each system and kind."""
 
     def is_read_here(self) -> bool:
-        """Whether the running task is the one that asked this before."""
+        """Whether the running task is the one that called this before."""
         task = running_task()
         if task is None:
             return False
@@ -46,7 +46,7 @@ class Watched:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What those of one row have in common."""
+        """The key that the subscriptions of one row have in common."""
         subscription = self.subscription
         path = subscription.path if subscription.handler is not None else None
         return self.reader, subscription.system, subscription.kind, path, subscription.origin
@@ -60,10 +60,10 @@ class Row:
     number: int
     _first: Watched
     members: list[Watched] = attrs.field(factory=list)
-    """Those that are open."""
+    """The open subscriptions."""
 
     latest: float = 0.0
-    """When there was one."""
+    """When there last was an open one."""
 
     _was_read: bool = False  # one that has been closed
     _gone: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(_COUNTERS, 0))
@@ -89,7 +89,7 @@ class Row:
             self._routed[kind] = self._routed.get(kind, 0) + count
 
     def all_routed(self) -> dict[tuple[str, str], int]:
-        """How many events of each system and kind they have matched."""
+        """The number of matched events of each system and kind."""
         sums = dict(self._routed)
         for watched in self.members:
             for kind, count in watched.routed.items():
@@ -99,7 +99,7 @@ class Row:
     def show(
         self, waiting: Callable[[Subscription], list[dict[str, Any]]], now: float
     ) -> dict[str, Any]:
-        """The row as texts, numbers, lists and dictionaries: sums, and the fullest buffer."""
+        """The row as strings, numbers, lists and dictionaries: sums, and the fullest buffer."""
         first = self._first.subscription
         sums = dict(self._gone)
         used = peak = handling = failures = 0

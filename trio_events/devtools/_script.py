@@ -1,4 +1,4 @@
-"""`python -m trio_events map SCRIPT`: a program with the map attached, without a change in it."""
+"""`python -m trio_events map SCRIPT`: run an unchanged program with the map."""
 
 from __future__ import annotations
 

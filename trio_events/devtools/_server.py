@@ -1,4 +1,4 @@
-"""The server of the live map: HTTP on the loopback address, by h11 and trio alone."""
+"""The server of the live map: HTTP on the loopback address, with only h11 and trio."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _EVERY: Final = 0.25
 """Seconds between two states."""
 
 _SHARE: Final = 0.05
-"""The part of the time that making states may take."""
+"""The fraction of the time that computing states may take."""
 
 _PATIENCE: Final = 30.0
-"""Seconds for a request, and for a page to take what it is sent."""
+"""Seconds to receive a request, and for a page to receive what it is sent."""
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
@@ -57,20 +57,20 @@ async def serve_map(  # noqa: ASYNC114, ASYNC128  # `serve_listeners` starts it
 ) -> None:
     """Serve the live map of a bus to browsers on this machine, until cancelled.
 
-    `url = await nursery.start(serve_map, bus)` starts it. It listens on 127.0.0.1 only, under a
-    random path that is part of the URL, and nothing that can be requested changes the program. It
-    works while the bus is stuck. See `Observer` for what that costs.
+    Start it with `url = await nursery.start(serve_map, bus)`. It listens on 127.0.0.1 only, under a
+    random path that is part of the URL, and no request can change the program. It works even while
+    the bus is stuck. See `Observer` for the cost.
 
-    A checkpoint, always. When it ends, no task and no instrument of it is left.
+    A checkpoint, always. When it ends, it leaves no task and no instrument behind.
 
     Args:
       bus: The bus.
-      port: The port to listen on; 0 is any that is free.
+      port: The port to listen on; 0 means any free port.
       max_events: As for `Observer`.
-      task_status: How `nursery.start` gets the URL.
+      task_status: Passes the URL to `nursery.start`.
 
     Raises:
-      OSError: If the port is not free.
+      OSError: If the port isn't free.
     """
     with Observer(bus, max_events) as observer:
         await serve_observer(observer, port, task_status=task_status)
@@ -79,7 +79,7 @@ async def serve_map(  # noqa: ASYNC114, ASYNC128  # `serve_listeners` starts it
 async def serve_observer(  # noqa: ASYNC114, ASYNC128  # `serve_listeners` calls `started`
     observer: Observer, port: int = 0, *, task_status: trio.TaskStatus[str]
 ) -> None:
-    """The same with an observer that there is already."""
+    """Like `serve_map`, with an existing observer."""
     (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     server = _Server(observer, port, secrets.token_urlsafe(16))
@@ -107,7 +107,7 @@ class _Renamed(trio.TaskStatus[Any]):
 
 @final
 class _RefusedError(Exception):
-    """A request that gets no page, but a status and a line of text."""
+    """A request that is answered with a status and a line of text, not a page."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(status, reason)
@@ -122,10 +122,10 @@ class _Server:
     observer: Observer
     port: int
     secret: str
-    _pages: int = attrs.field(default=0, init=False)  # that look at the map
+    _pages: int = attrs.field(default=0, init=False)  # that show the map
 
     async def handle(self, stream: trio.SocketStream) -> None:
-        """Answer the request of a connection. What goes wrong ends nothing but the connection."""
+        """Answer the request of a connection. An error ends the connection only."""
         connection = h11.Connection(h11.SERVER)
         send = partial(_send, stream, connection)
         async with stream:

