@@ -149,7 +149,7 @@ class Strange:
 
 def deep() -> list[Any]:
     nested: list[Any] = []
-    for _ in range(5_000):
+    for _ in range(100_000):
         nested = [nested]
     return nested
 
