@@ -36,7 +36,7 @@ SCRIPTS = "Scripts" if os.name == "nt" else "bin"  # of a virtual environment
 ONCE = ("bridge/test_bridge_faults.py", "devtools/test_page.py", "site/test_live_page.py")
 """Tests that one Python is enough for."""
 
-REDIS = ("bridge/test_tls.py", "bridge/test_urls.py")
+REDIS = ("bridge/test_tls.py", "bridge/test_urls.py", "site/test_packaging.py")
 """Tests that can't even be imported without the client of Redis."""
 
 # The tests run in ROOT, where the source tree lies too. Safe path keeps it off sys.path, there
