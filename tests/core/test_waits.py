@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
-from trio_events._core.deadlock import hopeless_waits
+from trio_events._core.deadlock import hopeless_waits, next_look
 
 from ..steps import count_lines
 
@@ -82,3 +83,13 @@ def test_the_look_is_linear() -> None:
         return count_lines(lambda: hopeless_waits(waits, ring, list(waits)), at_most=1_000_000)
 
     assert look(2_000) <= 2.1 * look(1_000)
+
+
+@pytest.mark.parametrize(
+    ("waited", "at"),
+    [(0, 1), (0.9, 1), (1, 2), (1.9, 2), (2, 4), (63, 64), (64, 124), (123, 124), (124, 184)],
+)
+def test_a_wait_is_checked_after_1_2_4_seconds_up_to_64_and_then_every_minute(
+    waited: float, at: float
+) -> None:
+    assert next_look(waited) == at
