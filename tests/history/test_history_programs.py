@@ -14,7 +14,7 @@ import attrs
 import hypothesis.strategies as st
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from trio_events import (
     Event,
@@ -236,7 +236,7 @@ class Program:
                         inner.start_soon(run.send, sender)
                     for forgetter in self.forgetters:
                         inner.start_soon(run.forget, forgetter)
-                await others_first(30)
+                await others_first(60)  # until the latest subscriber, at 30, has subscribed
                 bus.close()
         order = [event async for event in witness]
         run.check(order, self.kept, partial(Model, self.per_path, self.max_events))
@@ -304,6 +304,19 @@ def no_log() -> Iterator[None]:
 
 @given(program=programs(), scheduler=st.random_module())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(  # the bus was closed before the subscriber had its turn
+    program=Program(
+        kept=Wanted("**"),
+        per_path=1,
+        max_events=1,
+        inbox_size=1,
+        senders=[Sender(start=0, events=[("a", "k", "/1")], pause=0)],
+        subscribers=[Subscriber(30, Wanted("**"), size=100, batch=None, end_after=None)],
+        forgetters=[],
+        close_after=None,
+    ),
+    scheduler=None,
+)
 def test_every_late_subscriber_gets_what_was_kept_and_then_all_that_follows(
     program: Program, scheduler: object
 ) -> None:
