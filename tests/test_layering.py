@@ -13,7 +13,7 @@ import trio_events
 PACKAGE = Path(trio_events.__file__).parent
 
 LAYERS = [
-    {"_no_public_constructor", "_event", "_origin", "_public", "_names.errors"},
+    {"_closing", "_no_public_constructor", "_event", "_origin", "_public", "_names.errors"},
     {"_names.__init__", "_core.__init__", "_handlers.__init__"},
     {"_errors"},
     {"_names.pattern", "_names.relations"},  # the methods of a pattern are in the latter

@@ -6,12 +6,12 @@ from collections import OrderedDict, deque
 from collections.abc import MutableMapping, MutableSequence
 from functools import partial
 from operator import itemgetter
-from types import TracebackType
 from typing import Any, ClassVar, Final, TypeAlias, final
 
 import attrs
 import trio
 
+from ._closing import Closing
 from ._core.actor import QUIET, Core
 from ._core.inbox import Recipient, Unsubscribe
 from ._core.notices import EvictionBegan, LossEnded
@@ -222,7 +222,7 @@ class HistoryActor:
 
 @final
 @attrs.define(eq=False, repr=False)
-class History(metaclass=NoPublicConstructor):
+class History(Closing, metaclass=NoPublicConstructor):
     """The latest events of each path, from `open_history` until it is closed.
 
     Pass it to `subscribe` as `history=`: the subscription then begins with the kept events. They
@@ -326,28 +326,6 @@ class History(metaclass=NoPublicConstructor):
             forgotten=actor.forgotten,
             max_events=actor.max_events,
         )
-
-    def __enter__(self) -> History:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> History:
-        return self  # noqa: ASYNC910  # nothing to wait for
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         actor = self._actor

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, cast, final
 import attrs
 import trio
 
+from ._closing import Closing
 from ._core.actor import SubscriptionActor
 from ._core.buffer import Overflow, check_count
 from ._core.pace import Pace
@@ -269,7 +270,7 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
 
 @final
 @attrs.define(eq=False, repr=False)
-class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
+class Subscription(Closing, Generic[DataT_co], metaclass=NoPublicConstructor):
     """An open subscription, from `subscribe` until it is closed.
 
     Iterating over a subscription iterates over its channel. As a context manager, with `with` or
@@ -460,28 +461,6 @@ class Subscription(Generic[DataT_co], metaclass=NoPublicConstructor):
             handling=0 if worker is None else worker.handling + on_the_way,
             failures=0 if worker is None else worker.failures,
         )
-
-    def __enter__(self) -> Subscription[DataT_co]:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Subscription[DataT_co]:
-        return self  # noqa: ASYNC910  # nothing to wait for
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __aiter__(self) -> EventIterator[DataT_co]:
         return aiter(self._channel)

@@ -494,8 +494,7 @@ class SubscriptionActor:
         handle = self.open_among.pop(self, None)
         if handle is not None:
             self._handle = weakref.ref(handle)
-        if self.core.instruments.active:
-            self.tell("subscription_closed")
+        self.tell("subscription_closed")
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, where: str) -> None:
