@@ -6,6 +6,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -245,32 +246,50 @@ def test_closing_while_the_router_goes_to_sleep_is_safe(
     run_with_time_limit(main)
 
 
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("victim", VICTIMS)
 async def test_finalizers_of_real_cycles_close_while_the_collector_runs_all_the_time(
-    autojump_clock: MockClock,
+    victim: str, turns: int, autojump_clock: MockClock
 ) -> None:
     class Cycle:
         def __init__(self) -> None:
             self.me = self
 
-    threshold = gc.get_threshold()
-    gc.set_threshold(1)
-    try:
-        for close in VICTIMS.values():
-            async with open_event_bus(inbox_size=3, checkpoint_every=3) as bus:
-                recorder = Recorder()
-                busy = Busy(
-                    bus,
-                    await bus.subscribe("a", max_buffer_size=1),
-                    await bus.subscribe("a", max_buffer_size=2),
-                    await bus.on(recorder, "a", concurrency=2, max_buffer_size=1),
-                    await bus.subscribe("a", max_buffer_size=100),
-                    recorder=recorder,
-                )
-                weakref.finalize(Cycle(), close, busy)
+    async def leave_a_cycle() -> None:
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        with collecting_at_every(1_000_000):  # not while it's alive: an old object stays for long
+            finalizers.append(weakref.finalize(Cycle(), VICTIMS[victim], busy))
+
+    finalizers: list[weakref.finalize[..., Any]] = []
+    with collecting_at_every(1):
+        async with open_event_bus(inbox_size=3, checkpoint_every=3) as bus:
+            recorder = Recorder()
+            busy = Busy(
+                bus,
+                await bus.subscribe("a", max_buffer_size=1),
+                await bus.subscribe("a", max_buffer_size=2),
+                await bus.on(recorder, "a", concurrency=2, max_buffer_size=1),
+                await bus.subscribe("a", max_buffer_size=100),
+                recorder=recorder,
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(leave_a_cycle)
                 await busy.run()
-            busy.check()
+            gc.collect()  # the latest moment at which it may close something: in this run of trio
+            assert not finalizers[0].alive
+    busy.check()
+
+
+@contextmanager
+def collecting_at_every(objects: int) -> Iterator[None]:
+    """Have the collector look at new objects whenever so many have been made."""
+    before = gc.get_threshold()
+    gc.set_threshold(objects)
+    try:
+        yield
     finally:
-        gc.set_threshold(*threshold)
+        gc.set_threshold(*before)
 
 
 # -------------------------------------------------------------------- the data of events that go
