@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ PAGE = ROOT / "docs" / "reference" / "semantics.md"
 ROWS = re.findall(r"^\| (\d+\.\d+) \| (.+?) \| (.+?) \|$", PAGE.read_text("utf-8"), re.MULTILINE)
 
 
+@cache
 def names_in(file: str) -> set[str]:
     """The functions and classes of a test module."""
     tree = ast.parse((ROOT / "tests" / file).read_text("utf-8"))

@@ -283,9 +283,9 @@ async def test_finalizers_of_real_cycles_close_while_the_collector_runs_all_the_
 
 @contextmanager
 def collecting_at_every(objects: int) -> Iterator[None]:
-    """Have the collector look at new objects whenever so many have been made."""
+    """Have the collector look at new objects, and only at these, when so many have been made."""
     before = gc.get_threshold()
-    gc.set_threshold(objects)
+    gc.set_threshold(objects, 1_000_000)
     try:
         yield
     finally:
