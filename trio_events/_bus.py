@@ -997,6 +997,18 @@ class EventBus(metaclass=NoPublicConstructor):
         await trio.lowlevel.checkpoint()
         self._core.pace.restart()
 
+    def _check_subscribe(self, interest: Interest) -> None:
+        """Require that one more subscription, to these events, is allowed now."""
+        self._core.door.check_open()
+        self._permits.check_subscribe(str(interest.system))
+        self._core.door.check_open()  # the policy may have closed it
+        if len(self._router.subscriptions) >= self._max_subscriptions:
+            raise SubscriptionLimitError(
+                f"there are already {self._max_subscriptions} open subscriptions; close some, "
+                "or allow more with open_event_bus(max_subscriptions=...)",
+                max_subscriptions=self._max_subscriptions,
+            )
+
     def _subscribe(
         self,
         terms: Terms,
@@ -1005,17 +1017,8 @@ class EventBus(metaclass=NoPublicConstructor):
         registration: Registration | None = None,
         registered_at: str = "",
     ) -> Subscription[Any]:
-        router = self._router
-        self._core.door.check_open()
-        self._permits.check_subscribe(str(terms.interest.system))
-        self._core.door.check_open()  # the policy may have closed it
-        if len(router.subscriptions) >= self._max_subscriptions:
-            raise SubscriptionLimitError(
-                f"there are already {self._max_subscriptions} open subscriptions; close some, "
-                "or allow more with open_event_bus(max_subscriptions=...)",
-                max_subscriptions=self._max_subscriptions,
-            )
-        interest, max_buffer_size = terms.interest, terms.max_buffer_size
+        router, interest, max_buffer_size = self._router, terms.interest, terms.max_buffer_size
+        self._check_subscribe(interest)
         source = source_of(terms.history, self._core)
         with self._core.notices:
             actor = router.make_subscription(

@@ -12,12 +12,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_events as events
 from trio_events import (
+    Allow,
     CloseSubscription,
     DeadLetter,
     Event,
     Log,
+    PolicyDeniedError,
     Propagate,
     Retry,
+    RulePolicy,
+    SubscriptionLimitError,
     open_event_bus,
 )
 from trio_events.bridge import (
@@ -645,11 +649,87 @@ async def test_what_runs_here_already_is_not_begun_again(autojump_clock: MockClo
         await wait_all_tasks_blocked()
         (group,) = bridge._link.groups
         assert isinstance(group, Group)
-        await group._take(Claim(1, entry("/1"), 2))  # as after a process was frozen
+        await group._take_all([Claim(1, entry("/1"), 2)])  # as after a process was frozen
         await wait_all_tasks_blocked()
         assert workers.begun == ["/1"]
         workers.release("/1")
     assert workers.finished == ["/1"]
+
+
+async def test_a_lease_is_kept_while_the_hook_has_an_event_of_the_same_claim(
+    autojump_clock: MockClock,
+) -> None:
+    log = MemoryLog()
+    begun: list[tuple[str, str, int]] = []
+    letters: list[str] = []
+    await write(log, entry("/1"))
+    async with log.open() as session:  # a member that dies with the event
+        await session.join("g", "'s'", 0)
+        await session.claim("g", "dead", 1, LEASE, 0)
+    await trio.sleep(2 * LEASE)
+    await write(log, entry("/2"))
+
+    async def bury(letter: DeadLetter) -> None:
+        letters.append(letter.event.path)
+        await trio.sleep(3 * LEASE)
+
+    async def be_a_member(name: str) -> None:
+        async def handle(event: Event) -> None:
+            assert event.source is not None
+            begun.append((name, event.path, event.source.attempt))
+
+        async with open_event_bus(on_dead_letter=bury) as bus:
+            bridge = await open_bridge(bus, log)
+            await bridge.on(handle, "s", group="g", concurrency=2, max_attempts=1)
+            await trio.sleep(10 * LEASE)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(be_a_member, "one")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(be_a_member, "other")
+    assert letters == ["/1"]
+    assert begun == [("one", "/2", 1)]
+    assert await unclaimed(log) == []
+
+
+async def test_what_is_claimed_once_more_and_finished_meanwhile_is_not_handled_again(
+    autojump_clock: MockClock,
+) -> None:
+    log, workers = MemoryLog(), Workers()
+    await write(log, entry("/1"), entry("/2"))
+
+    async def bury(letter: DeadLetter) -> None:
+        await trio.sleep(LEASE)
+
+    async with open_event_bus(on_dead_letter=bury) as bus, trio.open_nursery() as nursery:
+        bridge = await open_bridge(bus, log)
+        await bridge.on(workers, "s", group="g", concurrency=2, after=0, max_attempts=1)
+        await wait_all_tasks_blocked()
+        (group,) = bridge._link.groups
+        assert isinstance(group, Group)
+        workers.release("/1")
+        await until(lambda: handled(bridge) == 1)
+        # As after a process was frozen: the one was given up, the other still runs.
+        nursery.start_soon(group._take_all, [Claim(1, entry("/1"), 2), Claim(2, entry("/2"), 2)])
+        await wait_all_tasks_blocked()
+        workers.release("/2")
+    assert workers.begun == ["/1", "/2"]
+    assert bridge.statistics().buried == 1
+
+
+async def test_a_refused_member_leaves_no_group_behind(autojump_clock: MockClock) -> None:
+    log = MemoryLog()
+    async with open_event_bus(policy=RulePolicy([Allow("events.send", "**")])) as bus:
+        bridge = await open_bridge(bus, log)
+        with pytest.raises(PolicyDeniedError):
+            await bridge.on(Recorder(), "s", group="g")
+    async with open_event_bus(max_subscriptions=1) as bus:
+        await bus.subscribe("other")
+        bridge = await open_bridge(bus, log)
+        with pytest.raises(SubscriptionLimitError):
+            await bridge.on(Recorder(), "s", group="g")
+    async with log.open() as session:
+        assert await session.groups() == []
 
 
 async def test_a_group_whose_exports_were_closed_by_force_ends_without_acknowledging(

@@ -25,7 +25,7 @@ from ._export import Export, ExportActor
 from ._follower import Follower
 from ._group import Group, GroupActor
 from ._link import Link
-from ._log import EventLog, LogSession
+from ._log import HIGHEST, EventLog, LogSession
 from ._urls import open_log
 
 _NO_TYPES: Final[Mapping[str, type]] = MappingProxyType({})
@@ -299,6 +299,7 @@ class Bridge(metaclass=NoPublicConstructor):
         # To raise before anything has happened.
         Registration(handler, terms, concurrency, False, on_error)
         await link.arrive()
+        link.bus._check_subscribe(terms.interest)
 
         async def join(session: LogSession) -> int:
             start = (await session.bounds())[1] if after is None else after
@@ -326,6 +327,9 @@ class Bridge(metaclass=NoPublicConstructor):
 
         Raises:
           BusClosedError: If the bus was closed before all of them were stored.
+          DeadlockError: If this is called by `on_dead_letter` for an event that can't be exported:
+            the export goes on when that has returned.
+          NoBusError: If the caller is not in the thread of the bus.
         """
         await self._link.flush()
 
@@ -334,6 +338,9 @@ class Bridge(metaclass=NoPublicConstructor):
 
         Handlers of groups finish their events, and events that they send are still exported. Then
         their events are acknowledged, and the tasks of the bridge end.
+
+        Raises:
+          NoBusError: If the caller is not in the thread of the bus.
         """
         self._link.close()
 
@@ -379,7 +386,8 @@ def _exported(link: Link) -> list[Interest]:
 
 
 def _followed(link: Link) -> list[Interest]:
-    return [follower._interest for follower in link.followers if isinstance(follower, Follower)]
+    followers = (each for each in link.followers if isinstance(each, Follower))
+    return [follower._interest for follower in followers if not follower._closed]
 
 
 def _check_no_overlap(verb: str, interest: Interest, others: Iterable[Interest]) -> None:
@@ -403,8 +411,8 @@ def _check_after(after: Any) -> None:
         return
     if not isinstance(after, int) or isinstance(after, bool):
         raise TypeError(f"after must be an int, not {after!r}")
-    if after < 0:
-        raise ValueError(f"after must be at least 0, not {after}")
+    if not 0 <= after <= HIGHEST:
+        raise ValueError(f"after must be between 0 and {HIGHEST}, not {after}")
 
 
 def _check_lease(lease: Any) -> None:

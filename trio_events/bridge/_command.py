@@ -72,13 +72,19 @@ async def _tail(
                     warn(f"entries {position + 1} to {entry.position - 1} are gone")
                 position = entry.position
                 try:
-                    envelope = decode(entry.event)
+                    envelope, text = decode(entry.event), _one_line(entry.event)
                 except MalformedError as error:
                     warn(f"entry {position} is malformed: {error}")
                     continue
                 if interest.matches(envelope.system, envelope.type, envelope.subject):
-                    text = msgspec.json.format(entry.event, indent=-1).decode()
                     show(f"{position} {text}")
+
+
+def _one_line(entry: bytes) -> str:
+    try:
+        return msgspec.json.format(entry, indent=-1).decode()
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MalformedError(str(error)) from error
 
 
 async def _send(log: EventLog, event: Event) -> int:

@@ -30,7 +30,7 @@ class CloudEvent(msgspec.Struct, kw_only=True):
     subject: str
     time: datetime.datetime | None = None
     system: str
-    request: bool | msgspec.UnsetType = msgspec.UNSET  # True if something waits for a reply
+    request: Any = msgspec.UNSET  # True if something waits for a reply
     data: msgspec.Raw = msgspec.Raw(b"null")
 
     @property

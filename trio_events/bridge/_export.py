@@ -63,6 +63,7 @@ class Export:
     settled: int = attrs.field(default=0, init=False)
     """Events that are in the log, refused, or gone, in the order in which they were matched."""
 
+    _task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
     _number: int = attrs.field(default=1, init=False)  # of the writer's next event
     _in_hand: int = attrs.field(default=0, init=False)  # events taken, and not settled
     _stopped: str | None = attrs.field(default=None, init=False)  # why, if it is
@@ -113,6 +114,7 @@ class Export:
 
     async def run(self) -> None:
         """Export until the subscription has ended and everything is stored."""
+        self._task = trio.lowlevel.current_task()
         try:
             with self._scope:
                 await self._export_all()
@@ -193,6 +195,10 @@ class Export:
         self._progress.unpark_all()
 
     # For those who flush
+
+    def runs_in(self, task: trio.lowlevel.Task) -> bool:
+        """Whether this is the task that exports."""
+        return task is self._task
 
     async def wait_settled(self, target: int) -> None:  # noqa: ASYNC910  # `flush` has had one
         """Wait until so many of the events that were matched are settled.

@@ -93,7 +93,9 @@ class Follower(metaclass=NoPublicConstructor):
         Raises:
           trio.ClosedResourceError: If the follower was closed before that.
           BusClosedError: If the bus was closed before that.
+          NoBusError: If this is called from another thread.
         """
+        self._link.bus._core.door.check_here()
         await trio.lowlevel.checkpoint()
         while self._highest < self._target:
             if self._closed:
@@ -102,7 +104,12 @@ class Follower(metaclass=NoPublicConstructor):
             await self._progress.park()
 
     def close(self) -> None:
-        """Stop sending. Not a checkpoint. Idempotent. To resume later, keep `position`."""
+        """Stop sending. Not a checkpoint. Idempotent. To resume later, keep `position`.
+
+        Raises:
+          NoBusError: If this is called from another thread.
+        """
+        self._link.bus._core.door.check_here()
         self._closed = True
         self._scope.cancel()
         self._progress.unpark_all()

@@ -91,7 +91,7 @@ class Group:
     # All by position: what the handler has, in the order of delivery; what has been claimed and
     # is about to be handed over or buried; and what is finished and not acknowledged yet.
     _running: dict[int, None] = attrs.field(factory=dict, init=False)
-    _in_hand: list[int] = attrs.field(factory=list, init=False)
+    _in_hand: dict[int, None] = attrs.field(factory=dict, init=False)
     _done: list[int] = attrs.field(factory=list, init=False)
     _joined: LogSession | None = attrs.field(default=None, init=False)
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -175,9 +175,9 @@ class Group:
                         self._link.counts["missed"] += missed
                         text = f"entries that were gone before group {self.name!r} handled them"
                         self._link.reports.repeat("missed", f"{text}: {missed}")
-                    for claim in claims:
-                        await self._take(claim)
+                    await self._take_all(claims)
         finally:
+            self._in_hand.clear()
             self._claiming.close()
 
     def _room_left(self) -> int:
@@ -192,20 +192,27 @@ class Group:
         wait = min(WAIT, self._lease / 2)
         return await session.claim(self.name, self._member, self._room_left(), self._lease, wait)
 
-    async def _take(self, claim: Claim) -> None:  # noqa: ASYNC910  # `call` has had a checkpoint
+    async def _take_all(  # noqa: ASYNC910  # `call` has had a checkpoint
+        self, claims: list[Claim]
+    ) -> None:
+        # Not those whose lease was over while this process couldn't renew it.
+        known = {*self._running, *self._done}
+        new = {claim.position: claim for claim in claims if claim.position not in known}
+        self._in_hand |= dict.fromkeys(new)
+        for position, claim in new.items():
+            await self._take(claim)
+            del self._in_hand[position]
+
+    async def _take(self, claim: Claim) -> None:  # noqa: ASYNC910  # as above
         event = self._opened(claim)
         if event is None:
             return  # noqa: ASYNC910  # as above
-        self._in_hand.append(claim.position)
-        try:
-            # It may have ended a process, so what is finished is acknowledged first.
-            while claim.attempt > 1 and self._done:
-                await self._room.park()
-            if claim.attempt > self._max_attempts:
-                await self._bury(event, claim)
-                return
-        finally:
-            self._in_hand.clear()
+        # It may have ended a process, so what is finished is acknowledged first.
+        while claim.attempt > 1 and self._done:
+            await self._room.park()
+        if claim.attempt > self._max_attempts:
+            await self._bury(event, claim)
+            return
         self._link.counts["repeated"] += claim.attempt > 1
         self._running[claim.position] = None
         with self.actor.core.notices:
@@ -216,8 +223,6 @@ class Group:
         link, position = self._link, claim.position
         link.note_seen(position)
         self._after = max(self._after, position)
-        if position in self._running or position in self._done:
-            return None  # its lease was over while this process couldn't renew it
         try:
             envelope = decode(claim.event)
             if not self._interest.matches(envelope.system, envelope.type, envelope.subject):

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from .._bus import EventBus
-from .._errors import BusClosedError
+from .._errors import BusClosedError, DeadlockError
 from .._event import Event
 from .._handlers.staff import Staff
 from .._handlers.supervision import DeadLetter
@@ -36,6 +36,9 @@ class Exporting(Protocol):
     @property
     def matched(self) -> int:
         """Events that were accepted so far."""
+
+    def runs_in(self, task: trio.lowlevel.Task) -> bool:
+        """Whether this is the task that exports."""
 
     async def wait_settled(self, target: int) -> None:
         """Wait until so many are stored."""
@@ -205,7 +208,20 @@ class Link:
     # The end
 
     async def flush(self) -> None:
-        """Wait until everything that was accepted and is exported is stored."""
+        """Wait until everything that was accepted and is exported is stored.
+
+        Raises:
+          DeadlockError: If an export itself would wait.
+        """
+        self.bus._core.door.check_here()
+        task = trio.lowlevel.current_task()
+        for export in self.exports:
+            if export.runs_in(task):
+                raise DeadlockError(
+                    "flush would wait for the export that has called on_dead_letter",
+                    system=str(export.interest.system),
+                    kind=None if export.interest.kind is None else str(export.interest.kind),
+                )
         await trio.lowlevel.checkpoint()
         self.staff.route_accepted()
         for export, target in [(export, export.matched) for export in self.exports]:
@@ -226,6 +242,7 @@ class Link:
 
     def close(self) -> None:
         """Bring in nothing new; export what was accepted, and what handlers of groups send."""
+        self.bus._core.door.check_here()
         if not self.closed:
             self.closed = True
             del self.staff.on_closing[self.stop_inflow]

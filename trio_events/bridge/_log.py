@@ -7,13 +7,16 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from operator import attrgetter
-from typing import Protocol, final
+from typing import Final, Protocol, final
 
 import attrs
 import trio
 
 from .._core.buffer import check_count
 from .._names.errors import ErrorKind, EventBusError
+
+HIGHEST: Final = 2**53 - 1
+"""The highest position, and the most events of a log: Redis counts in floating-point numbers."""
 
 
 class LogRefusedError(EventBusError):
@@ -187,7 +190,7 @@ class MemoryLog:
     """
 
     def __init__(self, *, max_events: int = 1_000_000, label: str = "memory") -> None:
-        check_count("max_events", max_events)
+        check_max_events(max_events)
         self.label = label
         self._max_events = max_events
         self._entries: list[Entry] = []
@@ -287,6 +290,18 @@ class _MemorySession:
         await trio.lowlevel.checkpoint()
         groups = sorted(self._log._groups.items())
         return [GroupState(name, g.wants, g.position, len(g.leases)) for name, g in groups]
+
+
+def check_max_events(max_events: int) -> None:
+    """Require a number of events that a log can keep.
+
+    Raises:
+      TypeError: If it isn't an int.
+      ValueError: If it is less than 1, or too many.
+    """
+    check_count("max_events", max_events)
+    if max_events > HIGHEST:
+        raise ValueError(f"max_events must be at most {HIGHEST}, not {max_events}")
 
 
 def check_wants(group: str, have: str, wants: str) -> None:

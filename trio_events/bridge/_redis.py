@@ -14,7 +14,6 @@ import coredis.exceptions
 import trio
 from coredis.retry import NoRetryPolicy
 
-from .._core.buffer import check_count
 from .._names.errors import EventBusError
 from ._log import (
     Claim,
@@ -23,6 +22,7 @@ from ._log import (
     LogRefusedError,
     LogSession,
     LogUnavailableError,
+    check_max_events,
     check_wants,
 )
 
@@ -168,7 +168,7 @@ class RedisLog:
         ssl_context: ssl.SSLContext | None = None,
         max_events: int = 1_000_000,
     ) -> None:
-        check_count("max_events", max_events)
+        check_max_events(max_events)
         if not log or not set("{}").isdisjoint(log):
             raise ValueError(f"log must be a name without braces, not {log!r}")
         scheme = "redis" if ssl_context is None else "rediss"

@@ -11,7 +11,6 @@ from typing import Final, Literal, TypeVar, final, get_args
 
 import trio
 
-from .._core.buffer import check_count
 from ._log import (
     Claim,
     Entry,
@@ -19,6 +18,7 @@ from ._log import (
     LogRefusedError,
     LogSession,
     LogUnavailableError,
+    check_max_events,
     check_wants,
 )
 
@@ -72,7 +72,8 @@ class SqliteLog:
 
     Raises:
       TypeError: If `max_events` is not an int.
-      ValueError: If `max_events` is less than 1, or `synchronous` is something else.
+      ValueError: If `max_events` is less than 1, `synchronous` is something else, or `path` is
+        `""` or `":memory:"`.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class SqliteLog:
         max_events: int = 1_000_000,
         synchronous: Synchronous = "full",
     ) -> None:
-        check_count("max_events", max_events)
+        check_max_events(max_events)
         if synchronous not in get_args(Synchronous):
             raise ValueError(f"synchronous must be 'full' or 'normal', not {synchronous!r}")
         self.path: str = os.fspath(path)
+        if self.path in {"", ":memory:"}:  # each connection would have a database of its own
+            raise ValueError(f"path must be that of a file, not {self.path!r}; use MemoryLog")
         self._max_events = max_events
         self._synchronous = synchronous
 
