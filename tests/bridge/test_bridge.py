@@ -20,9 +20,11 @@ from trio_events import (
     Allow,
     BusClosedError,
     DeadLetter,
+    DeadlockError,
     Event,
     EventBus,
     HandlingFailed,
+    NoBusError,
     Overflow,
     PolicyDeniedError,
     RulePolicy,
@@ -40,6 +42,7 @@ from trio_events.bridge import (
 )
 from trio_events.bridge._link import Link
 
+from ..handlers.handling import Recorder
 from ..observing import Cancellation, assert_balanced, at_every_checkpoint, drain, tasks_living
 from ..watching import Call, Watcher
 from .logs import ShakyLog, entries_of, entry, paths_in, until, write
@@ -601,6 +604,64 @@ async def test_what_the_hook_for_dead_letters_raises_leaves_through_the_supervis
             await trio.sleep_forever()
 
 
+async def test_the_hook_for_an_event_that_cannot_be_exported_may_not_wait_for_the_export(
+    memory: MemoryLog,
+    autojump_clock: MockClock,
+) -> None:
+    errors: list[str] = []
+
+    async def bury(letter: DeadLetter) -> None:
+        with pytest.raises(DeadlockError) as caught:
+            await bridge.flush()
+        errors.append(str(caught.value))
+        assert caught.value.details == {"system": "a", "kind": None}
+
+    async with open_event_bus(on_dead_letter=bury) as bus:
+        bridge = await open_bridge(bus, memory)
+        await bridge.export("a")
+        await bus.send("a", "k", "/x", Unspeakable())
+        await bus.send("a", "k", "/y")
+        await bridge.flush()
+    assert errors == ["flush would wait for the export that has called on_dead_letter"]
+    assert await paths_in(memory) == ["/y"]
+
+
+async def test_a_bridge_is_used_in_the_thread_of_its_bus(memory: MemoryLog) -> None:
+    with trio.fail_after(30):
+        await use_a_bridge_from_elsewhere(memory)
+
+
+async def use_a_bridge_from_elsewhere(memory: MemoryLog) -> None:
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, memory)
+        await bridge.export("a")
+        follower = await bridge.follow("b")
+        for refused in (bridge.close, follower.close):
+            with pytest.raises(NoBusError):
+                await trio.to_thread.run_sync(refused)
+        for waits in (bridge.flush, follower.wait_caught_up):
+            with pytest.raises(NoBusError):
+                await trio.to_thread.run_sync(trio.run, waits)
+        await bus.send("a", "k", "/x")
+        await bridge.flush()
+        await write(memory, entry("/y", system="b"))
+        await until(lambda: has_passed(follower, 2))
+    assert await paths_in(memory) == ["/x", "/y"]
+
+
+@pytest.mark.parametrize("after", [-1, 2**53, 2**63, "1", True])
+async def test_a_position_that_there_cannot_be_is_refused(
+    after: Any, memory: MemoryLog, autojump_clock: MockClock
+) -> None:
+    async with open_event_bus() as bus:
+        bridge = await open_bridge(bus, memory)
+        with pytest.raises((ValueError, TypeError), match="after must be"):
+            await bridge.follow("a", after=after)
+        with pytest.raises((ValueError, TypeError), match="after must be"):
+            await bridge.on(Recorder(), "a", group="g", after=after)
+        assert bus.subscriptions() == ()
+
+
 async def test_batches_have_at_most_500_events_and_a_mebibyte(
     memory: MemoryLog, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -951,7 +1012,6 @@ async def test_followers_that_overlap_are_refused(
         with pytest.raises(ValueError, match="follow of 'orders' overlaps"):
             await bridge.follow("orders")
         orders.close()
-        await wait_all_tasks_blocked()
         await bridge.follow("orders")
 
 

@@ -32,6 +32,7 @@ from trio_events.bridge._sqlite import _SqliteSession
 from trio_events.bridge._urls import open_log
 
 from ..handlers.handling import Recorder
+from ..observing import drain
 from .conftest import program_or_skip
 from .logs import entries_of, entry, paths_in, until, write
 from .servers import Server, running, valkey_program
@@ -767,6 +768,48 @@ async def test_entries_that_others_put_into_the_stream_are_malformed(
             follower = await bridge.follow("**", after=0)
             await follower.wait_caught_up()
             assert follower.statistics().malformed == 2
+
+
+async def test_entries_under_an_id_that_is_no_position_are_passed_over(
+    valkey: Server, tmp_path: Path
+) -> None:
+    key, seen = f"te:{{{tmp_path.name}}}", Recorder()
+    for identifier in ("1-0", "1-1", "1-2", "2-1", "3-0", "3-1"):
+        valkey.ask("XADD", key, identifier, "e", entry(f"/{identifier}").decode())
+    with trio.fail_after(30):
+        async with bridge_to(f"{valkey.url}?log={tmp_path.name}") as bridge:
+            subscription = await bridge._link.bus.subscribe("s")
+            follower = await bridge.follow("s", after=0)
+            await follower.wait_caught_up()
+            await bridge.on(seen, "s", group="g", after=0, lease=0.1, max_attempts=2)
+            await until(lambda: len(seen.seen) == 2)
+            await trio.sleep(0.3)  # time enough for what isn't acknowledged to come again
+            assert drain(subscription.channel()) == seen.seen == ["/1-0", "/3-0"]
+            assert follower.statistics().passed == 3
+            assert follower.statistics().missed == 1
+            assert bridge.statistics().buried == 0
+    assert valkey.ask("XPENDING", key, "g").startswith("*4\r\n:0")
+
+
+async def test_an_error_that_is_not_about_the_log_is_not_taken_for_one(url: str) -> None:
+    with trio.fail_after(30), pytest.raises(BrokenPipeError, match="it has gone"):
+        async with open_log(url).open() as session:
+            await session.bounds()
+            raise BrokenPipeError("it has gone")
+
+
+async def test_coredis_logs_nothing_besides(
+    own_valkey: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_events.bridge._redis._PATIENCE", 0.2)
+    own_valkey.freeze()
+    try:
+        with trio.move_on_after(2):
+            async with bridge_to(RedisLog(port=own_valkey.port)):
+                pytest.fail("there is no answer")
+    finally:
+        own_valkey.thaw()
+    assert [record.name for record in caplog.records] == ["trio_events.bridge"]
 
 
 # ---------------------------------------------------------------------------------------------

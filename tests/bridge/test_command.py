@@ -111,11 +111,12 @@ def test_tail_begins_at_the_end(url: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_info_shows_the_positions_and_the_groups(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["info", url]) == 0
-    assert lines(capsys) == ["first 0", "last 0"]
-
     async def use() -> None:
         log = SqliteLog(tmp_path / "events.db")
+        async with log.open():
+            pass
+        assert await trio.to_thread.run_sync(main, ["info", url]) == 0
+        assert lines(capsys) == ["first 0", "last 0"]
         await write(log, entry("/1"), entry("/2"), entry("/3"))
         async with log.open() as session:
             await session.join("mailer", "'orders.**' kind='order.created'", 0)
@@ -143,6 +144,17 @@ def test_a_log_in_a_server_is_asked_as_well(
     assert found[2:] == ["first 1", "last 1"]
 
 
+def test_tail_shows_what_comes_after_an_entry_that_is_no_text(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    malformed = entry("/2", data="?").replace(b"?", b"\xff")
+    trio.run(write, SqliteLog(tmp_path / "events.db"), entry("/1"), malformed, entry("/3"))
+    assert main(["tail", url, "--end"]) == 0
+    out, err = capsys.readouterr()
+    assert [line[0] for line in out.splitlines()] == ["1", "3"]
+    assert "entry 2 is malformed" in err
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -155,7 +167,10 @@ def test_a_log_in_a_server_is_asked_as_well(
         (["tail", "URL", "a*", "--end"], 2, "wildcard"),
         (["info", "http://host"], 2, "not a scheme of a log"),
         (["info", "redis://user:secret@host:port"], 2, "not a URL"),
-        (["info", "sqlite:////no/such/folder/x.db"], 2, "unable to open"),
+        (["info", "sqlite:////no/such/folder/x.db"], 2, "there is no file '/no"),
+        (["tail", "sqlite:////no/such/folder/x.db"], 2, "unable to open"),
+        (["tail", "URL", "--after", "9007199254740992"], 2, "after must be between 0 and"),
+        (["tail", "sqlite:///:memory:", "--end"], 2, "must be that of a file"),
         pytest.param(
             *(["info", "redis://user:secret@127.0.0.1:1"], 1, "Unable to establish a connection"),
             marks=pytest.mark.skipif(

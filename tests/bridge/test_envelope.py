@@ -55,6 +55,12 @@ def test_an_entry_is_a_cloud_event() -> None:
     }
 
 
+@pytest.mark.parametrize("value", [None, "yes", 1, [True]])
+def test_an_attribute_of_another_writer_that_is_no_request_is_ignored(value: object) -> None:
+    assert decode(entry(request=value)).request is not True
+    assert decode(entry(request=True)).request is True
+
+
 @settings(max_examples=100, deadline=None)
 @given(texts, texts, texts, json_values)
 def test_what_json_can_say_comes_back(system: str, kind: str, path: str, data: object) -> None:

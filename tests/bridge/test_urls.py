@@ -74,6 +74,12 @@ def test_the_parts_of_a_url_are_those_of_the_log() -> None:
         "redis://user:s3cret@host/zero",
         "redis://user:s3cret@host?max_events=-1",
         "redis://user:s3cret@host?nonsense=1",
+        "redis://user:s3cret@host:0",
+        "redis://user:1#s3cret@host",
+        "sqlite:///events.db#1",
+        "sqlite:///:memory:",
+        f"sqlite:///events.db?max_events={2**53}",
+        f"redis://host?max_events={2**53}",
     ],
 )
 def test_an_invalid_url_of_a_log_is_refused_and_no_password_is_shown(url: str) -> None:

@@ -25,7 +25,7 @@ from ._export import Export, ExportActor
 from ._follower import Follower
 from ._group import Group, GroupActor
 from ._link import Link
-from ._log import HIGHEST, EventLog, LogSession
+from ._log import EventLog, LogSession, check_after
 from ._urls import open_log
 
 _NO_TYPES: Final[Mapping[str, type]] = MappingProxyType({})
@@ -218,7 +218,7 @@ class Bridge(metaclass=NoPublicConstructor):
           EventBusError: As `EventBus.subscribe`.
         """
         interest, decoders = Interest.of(system, kind, path), Types.of(types)
-        _check_after(after)
+        check_after(after)
         link = self._link
         await link.arrive()
         _check_no_overlap("follow", interest, _followed(link))
@@ -289,7 +289,7 @@ class Bridge(metaclass=NoPublicConstructor):
         """
         terms = Terms.of(system, kind, path, concurrency, Overflow.BLOCK)
         origin, decoders, link = caller(), Types.of(types), self._link
-        _check_after(after)
+        check_after(after)
         _check_lease(lease)
         check_count("max_attempts", max_attempts)
         if not isinstance(group, str):
@@ -403,16 +403,6 @@ def _check_no_overlap(verb: str, interest: Interest, others: Iterable[Interest])
                 f"{verb} of {interest} overlaps that of {other}: use one pattern for both, such as "
                 "'(orders|payments).**'"
             )
-
-
-def _check_after(after: Any) -> None:
-    """Require a position, or None."""
-    if after is None:
-        return
-    if not isinstance(after, int) or isinstance(after, bool):
-        raise TypeError(f"after must be an int, not {after!r}")
-    if not 0 <= after <= HIGHEST:
-        raise ValueError(f"after must be between 0 and {HIGHEST}, not {after}")
 
 
 def _check_lease(lease: Any) -> None:

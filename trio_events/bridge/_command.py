@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from .._event import Event
 from .._names.interest import Interest
 from .._names.pattern import plain_name, plain_path
 from ._envelope import MalformedError, decode, encode
-from ._log import EventLog
+from ._log import EventLog, check_after
+from ._sqlite import SqliteLog
 from ._urls import open_log
 
 _MAX_ENTRIES = 500
@@ -39,6 +41,7 @@ def run(words: argparse.Namespace, show: Print, warn: Print) -> None:
     """
     log = open_log(words.log)
     if words.question == "tail":
+        check_after(words.after)
         interest = Interest.of(words.system, words.kind)
         trio.run(_tail, log, interest, words.after, words.end, show, warn)
     elif words.question == "send":
@@ -49,6 +52,8 @@ def run(words: argparse.Namespace, show: Print, warn: Print) -> None:
             _json(words.data),
         )
         show(str(trio.run(_send, log, event)))
+    elif isinstance(log, SqliteLog) and not os.path.exists(log.path):
+        raise ValueError(f"there is no file {log.path!r}")
     else:
         trio.run(_info, log, show)
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from operator import attrgetter
-from typing import Final, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import attrs
 import trio
@@ -302,6 +302,21 @@ def check_max_events(max_events: int) -> None:
     check_count("max_events", max_events)
     if max_events > HIGHEST:
         raise ValueError(f"max_events must be at most {HIGHEST}, not {max_events}")
+
+
+def check_after(after: Any) -> None:
+    """Require a position, or None.
+
+    Raises:
+      TypeError: If it isn't an int.
+      ValueError: If there can't be such a position.
+    """
+    if after is None:
+        return
+    if not isinstance(after, int) or isinstance(after, bool):
+        raise TypeError(f"after must be an int, not {after!r}")
+    if not 0 <= after <= HIGHEST:
+        raise ValueError(f"after must be between 0 and {HIGHEST}, not {after}")
 
 
 def check_wants(group: str, have: str, wants: str) -> None:

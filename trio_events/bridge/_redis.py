@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from operator import attrgetter
 from typing import Any, Final, TypeVar, final
 
@@ -28,7 +30,9 @@ from ._log import (
 
 T = TypeVar("T")
 
-# Both begin with `#!lua`, so that a server without memory refuses them before they start.
+# Both begin with `#!lua`, so that a server without memory refuses them before they start. What
+# other programs have added under an id that isn't `POSITION-0` is passed over: two entries may not
+# have the same position.
 
 _APPEND: Final = """#!lua
 local stream, numbers = KEYS[1], KEYS[2]
@@ -66,7 +70,9 @@ local claims, missed = {}, 0
 for _, pending in ipairs(redis.call('XPENDING', stream, group, 'IDLE', lease, '-', '+', count)) do
   local id = pending[1]
   local entry = redis.call('XRANGE', stream, id, id)[1]
-  if entry then
+  if not string.match(id, '-0$') then
+    redis.call('XACK', stream, group, id)
+  elseif entry then
     redis.call('XCLAIM', stream, group, member, 0, id)
     claims[#claims + 1] = {id, entry[2][2], pending[4] + 1}
   else
@@ -91,15 +97,22 @@ if #claims < count then
   if new then
     local last = after
     for _, entry in ipairs(new[1][2]) do
-      local position = tonumber(string.match(entry[1], '^%d+'))
-      missed = missed + position - last - 1
-      last = position
-      claims[#claims + 1] = {entry[1], entry[2][2], 1}
+      local position = tonumber(string.match(entry[1], '^(%d+)-0$'))
+      if position then
+        missed = missed + position - last - 1
+        last = position
+        claims[#claims + 1] = {entry[1], entry[2][2], 1}
+      else
+        redis.call('XACK', stream, group, entry[1])
+      end
     end
   end
 end
 return {missed, claims, string.format('%.0f', after)}
 """
+
+_LAST: Final = 2**64 - 1
+"""The highest second number that an id can have."""
 
 _PATIENCE: Final = 5.0
 """Seconds without an answer after which a server is unavailable."""
@@ -133,6 +146,12 @@ _PASSING_TEXTS: Final = (
     "max number of clients",
 )
 """What the errors of a server contain that is well, but can't do it now."""
+
+
+_is_ours: ContextVar[bool] = ContextVar("_is_ours", default=False)
+"""Whether a client was made here. What coredis logs about it, with tracebacks, sessions raise."""
+
+logging.getLogger("coredis").addFilter(lambda record: not _is_ours.get())
 
 
 @final
@@ -205,11 +224,20 @@ class RedisLog:
         """
         # A fresh client for each session: coredis 6.9 loses a place in its pool for each blocking
         # command that is cancelled, and for each connection that dies.
+        raised: BaseException | None = None  # in the block, and means what it says
+        token = _is_ours.set(True)
         try:
             async with coredis.Redis(**self._options) as client:
-                yield _RedisSession(self, client)
+                try:
+                    yield _RedisSession(self, client)
+                except BaseException as error:
+                    raised = error
+                    raise
         except BaseException as error:  # noqa: ASYNC103, BLE001  # raised as what it is about
-            raise self._translated(_cause(error)) from None  # noqa: ASYNC104  # as above
+            cause = _cause(error)
+            raise cause if cause is raised else self._translated(cause) from None  # noqa: ASYNC104
+        finally:
+            _is_ours.reset(token)
 
     def _translated(self, error: BaseException) -> BaseException:
         """What an error of coredis means for a session."""
@@ -271,17 +299,25 @@ class _RedisSession:
         return _position(last)
 
     async def read(self, after: int, max_events: int, wait: float) -> list[Entry]:
-        found = await self._call(
-            self._client.xread,
-            {self._stream: f"{after}-0"},
-            count=max_events,
-            block=_block(wait),
-            wait=wait,
-        )
-        if not found:
-            return []
-        (entries,) = found.values()
-        return [Entry(_position(e.identifier), _event(e)) for e in entries]
+        while True:
+            found = await self._call(
+                self._client.xread,
+                {self._stream: f"{after}-{_LAST}"},
+                count=max_events,
+                block=_block(wait),
+                wait=wait,
+            )
+            if not found:
+                return []
+            (answers,) = found.values()
+            entries = [
+                Entry(_position(each.identifier), _event(each))
+                for each in answers
+                if _text(each.identifier).endswith("-0")
+            ]
+            if entries:
+                return entries
+            after = _position(answers[-1].identifier)
 
     async def bounds(self) -> tuple[int, int]:
         if not await self._call(self._client.exists, [self._stream]):

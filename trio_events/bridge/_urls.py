@@ -30,6 +30,8 @@ def open_log(log: str | EventLog) -> EventLog:
         scheme, _port = parts.scheme, parts.port
     except ValueError:  # whose text may have the password in it
         raise ValueError(f"this is not a URL; {_FORMS}") from None
+    if "#" in log:  # what follows would be ignored
+        raise ValueError(f"write '#' as %23; {_FORMS}")
     if scheme == "sqlite":
         return _sqlite(parts)
     if scheme in {"redis", "rediss"}:
@@ -55,6 +57,8 @@ def _redis(parts: SplitResult) -> EventLog:
     db = parts.path.removeprefix("/")
     if not parts.hostname or not (db.isdecimal() or not db):
         raise ValueError(f"a host, and the number of a database, come after two slashes; {_FORMS}")
+    if parts.port == 0:
+        raise ValueError("a server can't have port 0")
     return RedisLog(
         parts.hostname,
         parts.port or 6379,
