@@ -16,7 +16,7 @@ from .._event import Event
 from .._instruments import Instruments
 from .._names.pattern import Pattern
 from .._names.routing import Route
-from .deadlock import gives_up, next_look
+from .deadlock import following_look, gives_up, next_look
 from .door import Door
 from .notices import Notices, RequestsStalled
 from .readers import KnownReaders
@@ -446,8 +446,7 @@ class PendingRequests:
             self._instruments.tell("requests_stalled", first.event, waiting, waited, whereabouts)
         for request in self._pending:
             if request.next_look <= now:
-                following = request.since + next_look(now - request.since)
-                request.next_look = max(following, math.nextafter(now, math.inf))
+                request.next_look = following_look(request.since, request.next_look, now)
 
     def _fail_abandoned(self, now: float) -> None:
         """End the requests that no subscription can answer any more."""

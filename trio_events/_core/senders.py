@@ -17,7 +17,7 @@ from .._event import Event
 from .._instruments import Instruments
 from .._names.interest import Interest
 from .._names.routing import RoutingTable
-from .deadlock import gives_up, hopeless_waits, next_look
+from .deadlock import following_look, gives_up, hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
 from .pending import PendingRequest, PendingRequests, deadlock_error
@@ -54,8 +54,7 @@ class Sender:
 
     def note_look(self, now: float) -> None:
         """Note that the wait has been reported."""
-        following = self.since + next_look(now - self.since)
-        self.next_look = max(following, math.nextafter(now, math.inf))  # the clock may be coarse
+        self.next_look = following_look(self.since, self.next_look, now)
 
     def gives_up(self, now: float) -> bool:
         """Whether the wait ends by itself soon enough."""
