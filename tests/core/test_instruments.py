@@ -820,6 +820,25 @@ async def test_an_instrument_that_raises_is_logged_and_removed_and_the_bus_goes_
     assert set(names(others)) == set(HOOKS)
 
 
+async def test_an_instrument_that_raises_while_it_is_added_is_removed_and_the_bus_goes_on(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[Call] = []
+
+    def note(call: Call) -> None:
+        calls.append(call)
+        raise ValueError("oh")
+
+    async with open_event_bus() as bus:
+        one, two = await bus.subscribe("a"), await bus.subscribe("b")
+        bus.add_instrument(Watcher(note))
+        assert calls == [("subscription_opened", one)]
+        assert len(caplog.records) == 1
+        await bus.send("b", "k", "/b")
+        assert (await two.receive()).path == "/b"
+    assert len(calls) == 1
+
+
 def test_what_is_not_overridden_is_not_called() -> None:
     class Half(Instrument):
         def before_send(self, event: Event) -> None: ...
