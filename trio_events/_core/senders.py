@@ -237,28 +237,32 @@ class Senders:
         let_in = 0
         while let_in < room and (sender := queue.first()) is not None:
             obstacle = self.obstacle(sender.event, sender)
-            if obstacle is queue:
+            if obstacle is None:
+                self._admit(sender)
+                let_in += 1
+            elif obstacle is queue:
                 break
-            let_in += self._go_on(sender, obstacle)
+            else:
+                if queue is not self.for_inbox:
+                    sender.passed |= {queue}
+                sender.move(obstacle)
         return let_in
 
     def reconsider(self, recipient: Recipient) -> None:
         """Let in the senders that no longer have to wait for a recipient: it matches less now."""
         for sender in self.full.get(recipient, ()):
-            obstacle = self.obstacle(sender.event, sender)
-            if obstacle is not sender.queue:
-                self._go_on(sender, obstacle)
+            event = sender.event
+            if recipient in self._table.peek(event.system, event.kind).recipients(event.path):
+                continue  # it keeps its place, even if another recipient stops it, too
+            obstacle = self.obstacle(event, sender)
+            if obstacle is None:
+                self._admit(sender)
+            else:
+                sender.move(obstacle)
 
-    def _go_on(self, sender: Sender, obstacle: Queue | None) -> bool:
-        """Let a sender in, or move it to the queue that stops it; returns whether it was let in."""
-        if obstacle is None:
-            self._inbox.post(sender.event)
-            sender.wake(None)
-            return True
-        if sender.queue is not None and sender.queue is not self.for_inbox:
-            sender.passed |= {sender.queue}
-        sender.move(obstacle)
-        return False
+    def _admit(self, sender: Sender) -> None:
+        self._inbox.post(sender.event)
+        sender.wake(None)
 
     def dismiss(self, door: Door) -> None:
         """Dismiss senders that the door no longer admits, unless they send an awaited reply."""
