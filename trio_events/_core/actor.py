@@ -462,7 +462,7 @@ class SubscriptionActor:
 
         A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
         """
-        reserve_stack()
+        reserve_stack(more=1)  # so that the caller can take more in another step
         readers = self.readers
         if readers is None:
             readers = self.readers = OrderedDict()
