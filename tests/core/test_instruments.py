@@ -731,6 +731,38 @@ async def test_backpressure_is_the_same_when_an_instrument_comes_or_goes(
         assert got == [f"/{number}" for number in range(8)]
 
 
+@pytest.mark.parametrize("routed", [False, True])
+async def test_an_instrument_may_come_when_a_subscription_is_closed_but_not_read(
+    routed: bool, autojump_clock: MockClock
+) -> None:
+    instrument, calls = watcher()
+    go = trio.Event()
+
+    async def handler(event: Event) -> None:
+        await go.wait()
+
+    async with open_event_bus() as bus:
+        handling, reading = await bus.on(handler, "a"), await bus.subscribe("a")
+        for number in range(3):
+            await bus.send("a", "k", f"/{number}")
+        await wait_all_tasks_blocked()
+        for subscription in (handling, reading):
+            subscription.close()
+        if routed:
+            await wait_all_tasks_blocked()
+        bus.add_instrument(instrument)
+        go.set()
+        assert len([event async for event in reading]) == 3
+        await wait_all_tasks_blocked()
+    for subscription, hook, expected in (
+        (reading, "event_received", ["/0", "/1", "/2"]),
+        (handling, "event_received", ["/1", "/2"]),
+        (handling, "before_handler", ["/1", "/2"]),
+    ):
+        about = [call[1] for call in calls if call[0] == hook and call[2] is subscription]
+        assert paths(about) == expected
+
+
 async def test_an_instrument_may_come_while_the_bus_drains(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     go = trio.Event()

@@ -81,7 +81,7 @@ class Core:
     unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
         factory=WeakKeyDictionary, init=False
     )
-    """The subscriptions that ended with unread events."""
+    """The subscriptions that were closed, and may have unread events."""
 
 
 @final
@@ -483,6 +483,7 @@ class SubscriptionActor:
         if not self.closed:
             with self.core.notices:
                 self.closed = True
+                self.core.unfinished[self] = None
                 self.core.inbox.post(Unsubscribe(self, tuple(self.interests), final=True))
                 self.core.senders.release(self)
                 self._scope.cancel()
