@@ -1029,6 +1029,8 @@ class EventBus(metaclass=NoPublicConstructor):
                 self._put_to_work(registration, registered_at, subscription)
             if self._core.instruments.active:
                 actor.tell("subscription_opened")
+            if source is not None:
+                router.route_inbox()  # the kept events may make it lose some, or close
             return subscription
 
     def _start(
