@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections import OrderedDict
@@ -192,6 +193,22 @@ class SubscriptionActor:
         if self._interests is None:
             self._interests = {self.interest: None}
         return self._interests
+
+    def room_makers(self) -> list[trio.lowlevel.Task]:
+        """The tasks that could make room, or none if they aren't known."""
+        aside = self.buffer.all_aside
+        if self.worker is None or aside is None:
+            return [] if self.known_readers.unknown else list(self.known_readers)
+        # An idle task of the handler can't take any of these.
+        able = [list(self.worker.takers(event)) for event in aside.first_of_each()]
+        return list(itertools.chain(*able)) if all(able) else []
+
+    def takers(self, event: Event) -> list[trio.lowlevel.Task]:
+        """The tasks that could take an unread event, or none if they aren't known."""
+        aside = self.buffer.all_aside
+        if self.worker is None or (aside is not None and key_of(event) not in aside):
+            return self.room_makers()
+        return list(self.worker.takers(event))
 
     # The task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from operator import attrgetter
 from typing import Protocol, final
 
@@ -21,7 +21,6 @@ from .deadlock import following_look, gives_up, hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
 from .pending import PendingRequest, PendingRequests, deadlock_error
-from .readers import KnownReaders
 
 
 @final
@@ -107,11 +106,11 @@ class Owner(Protocol):
     interest: Interest
     """The patterns that it was opened with."""
 
-    known_readers: KnownReaders
-    """The tasks that are known to be able to make room."""
-
     def description(self) -> str:
         """Its patterns, and the line that subscribed."""
+
+    def room_makers(self) -> Sequence[trio.lowlevel.Task]:
+        """The tasks that could make room, or none if they aren't known."""
 
     def set_alarm(self, time: float) -> None:
         """Have its task look after the senders at this time, or earlier."""
@@ -285,10 +284,8 @@ class Senders:
         }
         requests = self._requests.waits(now)
         waiting: dict[trio.lowlevel.Task, Sender | PendingRequest] = {**senders, **requests}
-        enders: dict[Queue | PendingRequest, tuple[trio.lowlevel.Task, ...]] = {
-            queue: tuple(owner.known_readers)
-            for queue, owner in places.items()
-            if not owner.known_readers.unknown
+        enders: dict[Queue | PendingRequest, Sequence[trio.lowlevel.Task]] = {
+            queue: owner.room_makers() for queue, owner in places.items()
         }
         enders.update((request, request.enders()) for request in requests.values())
         verdict = hopeless_waits(
@@ -309,7 +306,7 @@ class Senders:
                 assert wait.queue is not None
                 assert wait.queue.owner is not None
                 owner = wait.queue.owner
-                of_its_own = list(owner.known_readers) == [wait.task]
+                of_its_own = list(enders[wait.queue]) == [wait.task]
                 self._instruments.tell("deadlock_refused", wait.event, owner.description())
                 wait.wake(_deadlock_error(wait.event, owner, of_its_own=of_its_own))
         return True
