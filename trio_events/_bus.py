@@ -237,7 +237,8 @@ class EventBus(metaclass=NoPublicConstructor):
         Raises:
           TypeError: As `send`.
           InvalidEventError: As `send`.
-          BusClosedError: If the bus was closed.
+          BusClosedError: If the bus is closed or closing, including in a handler that may still
+            `send`.
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
