@@ -330,6 +330,36 @@ async def test_what_got_a_request_and_was_done_with_it_may_have_passed_it_on(
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("time_limit", [math.inf, 60])
+async def test_a_task_that_a_handler_passes_a_request_to_is_not_known_until_it_returns(
+    time_limit: float, autojump_clock: MockClock
+) -> None:
+    async def reply_late(request: Event) -> None:
+        await trio.sleep(3)
+        await bus.reply(request, "late")
+
+    async def handler(request: Event) -> None:
+        nursery.start_soon(reply_late, request)
+        with trio.fail_after(time_limit):
+            await bus.request("questions", "k", "/1")
+
+    async with trio.open_nursery() as nursery, open_event_bus() as bus:
+        questions = await bus.subscribe("questions")
+        with pytest.raises(trio.WouldBlock):
+            questions.receive_nowait()  # the requester is their only reader
+        await bus.on(handler, "a", "k", on_error=Log())
+        if time_limit == math.inf:
+            with pytest.raises(DeadlockError):
+                await bus.request("a", "k", "/1")
+            assert trio.current_time() == 1
+            await trio.sleep(5)  # the other task may reply all the same
+        else:
+            assert (await bus.request("a", "k", "/1")).data == "late"
+            assert trio.current_time() == 3
+        await bus.reply(await questions.receive())
+
+
+@pytest.mark.usefixtures("quiet")
 async def test_one_that_could_still_answer_is_enough(autojump_clock: MockClock) -> None:
     async def answer(event: Event) -> None:
         await trio.sleep(10)
