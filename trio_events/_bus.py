@@ -237,7 +237,8 @@ class EventBus(metaclass=NoPublicConstructor):
         Raises:
           TypeError: As `send`.
           InvalidEventError: As `send`.
-          BusClosedError: If the bus was closed.
+          BusClosedError: If the bus is closed or closing, including in a handler that may still
+            `send`.
         """
         system, kind = plain_name(system, "system"), plain_name(kind, "kind")
         path = plain_path(path)
@@ -1032,6 +1033,8 @@ class EventBus(metaclass=NoPublicConstructor):
                 self._put_to_work(registration, registered_at, subscription)
             if self._core.instruments.active:
                 actor.tell("subscription_opened")
+            if source is not None:
+                router.route_inbox()  # the kept events may make it lose some, or close
             return subscription
 
     def _start(

@@ -225,7 +225,7 @@ class Instruments:
 
     def tell_one(self, instrument: Instrument, hook: str, *about: object) -> None:
         """Call a method of one instrument, if it overrides that method."""
-        _, wired = self._instruments[id(instrument)]
+        _, wired = self._instruments.get(id(instrument), (None, {}))  # or it has raised
         if hook in wired:
             wired[hook](*about)
 

@@ -235,6 +235,8 @@ def _cause(
     # The actors raise Cancelled, too, which is irrelevant if there is another exception.
     errors = [error for error in group.exceptions if not is_cancelled(error)]
     if postponed is not None:
+        if not errors:
+            return postponed
         return BaseExceptionGroup(group.message, [*errors, postponed])
     if len(errors) > 1 or (not errors and body_error is None):
         return group

@@ -241,6 +241,10 @@ async def read_a_batch_and_wait(stage: Stage) -> None:
     stage.got.extend(paths(await anext(stage.subscription.batches())))
 
 
+async def read_a_batch_and_what_has_come_since(stage: Stage) -> None:
+    stage.got.extend(paths(await anext(stage.subscription.batches())))
+
+
 async def subscribe(stage: Stage) -> None:
     stage.opened.append(await stage.bus.subscribe("b"))
 
@@ -379,6 +383,13 @@ def read(stage: Stage) -> None:
     stage.got.append(stage.subscription.channel().receive_nowait().path)
 
 
+@trio.lowlevel.enable_ki_protection
+def send_and_send_again_when_that_is_routed(stage: Stage) -> None:
+    for _ in range(2):
+        stage.send_nowait()
+        stage.bus._router.route_inbox()
+
+
 def send_what_is_waited_for(stage: Stage) -> None:
     stage.bus.send_nowait("c", "k", "/c")
 
@@ -393,6 +404,7 @@ BESIDE: Final[dict[Operation, Callable[[Stage], object]]] = {
     receive_that_waits: Stage.send_nowait,
     iterate_and_wait: Stage.send_nowait,
     read_a_batch_and_wait: Stage.send_nowait,
+    read_a_batch_and_what_has_come_since: send_and_send_again_when_that_is_routed,
     wait_for: send_what_is_waited_for,
     wait_for_with_a_function: send_what_is_waited_for,
     request: answer,
@@ -439,6 +451,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     receive_that_waits,
     iterate_and_wait,
     read_a_batch_and_wait,
+    read_a_batch_and_what_has_come_since,
     subscribe,
     subscribe_with_a_history,
     keep_in_a_history,

@@ -731,6 +731,38 @@ async def test_backpressure_is_the_same_when_an_instrument_comes_or_goes(
         assert got == [f"/{number}" for number in range(8)]
 
 
+@pytest.mark.parametrize("routed", [False, True])
+async def test_an_instrument_may_come_when_a_subscription_is_closed_but_not_read(
+    routed: bool, autojump_clock: MockClock
+) -> None:
+    instrument, calls = watcher()
+    go = trio.Event()
+
+    async def handler(event: Event) -> None:
+        await go.wait()
+
+    async with open_event_bus() as bus:
+        handling, reading = await bus.on(handler, "a"), await bus.subscribe("a")
+        for number in range(3):
+            await bus.send("a", "k", f"/{number}")
+        await wait_all_tasks_blocked()
+        for subscription in (handling, reading):
+            subscription.close()
+        if routed:
+            await wait_all_tasks_blocked()
+        bus.add_instrument(instrument)
+        go.set()
+        assert len([event async for event in reading]) == 3
+        await wait_all_tasks_blocked()
+    for subscription, hook, expected in (
+        (reading, "event_received", ["/0", "/1", "/2"]),
+        (handling, "event_received", ["/1", "/2"]),
+        (handling, "before_handler", ["/1", "/2"]),
+    ):
+        about = [call[1] for call in calls if call[0] == hook and call[2] is subscription]
+        assert paths(about) == expected
+
+
 async def test_an_instrument_may_come_while_the_bus_drains(autojump_clock: MockClock) -> None:
     instrument, calls = watcher()
     go = trio.Event()
@@ -818,6 +850,25 @@ async def test_an_instrument_that_raises_is_logged_and_removed_and_the_bus_goes_
     assert record.exc_info is not None
     assert record.exc_info[0] is error
     assert set(names(others)) == set(HOOKS)
+
+
+async def test_an_instrument_that_raises_while_it_is_added_is_removed_and_the_bus_goes_on(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[Call] = []
+
+    def note(call: Call) -> None:
+        calls.append(call)
+        raise ValueError("oh")
+
+    async with open_event_bus() as bus:
+        one, two = await bus.subscribe("a"), await bus.subscribe("b")
+        bus.add_instrument(Watcher(note))
+        assert calls == [("subscription_opened", one)]
+        assert len(caplog.records) == 1
+        await bus.send("b", "k", "/b")
+        assert (await two.receive()).path == "/b"
+    assert len(calls) == 1
 
 
 def test_what_is_not_overridden_is_not_called() -> None:

@@ -266,6 +266,52 @@ async def test_a_sender_that_another_subscription_stops_too_goes_on_waiting_ther
         assert drain(one.channel()) == ["/fills both"]
 
 
+async def test_a_sender_of_a_pattern_that_stays_waits_until_there_is_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        other = await bus.subscribe("(a|c)", max_buffer_size=1)
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        subscription.add("b")
+        await bus.send("b", "k", "/fills it")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(bus.send, "a", "k", "/waits")
+        await wait_all_tasks_blocked()
+        await bus.send("c", "k", "/fills the other")
+        await wait_all_tasks_blocked()
+        subscription.remove("b")
+        assert subscription.statistics().tasks_waiting_send == 1
+        assert drain(other.channel()) == ["/fills the other"]
+        await wait_all_tasks_blocked()
+        assert subscription.statistics().tasks_waiting_send == 1
+        assert subscription.statistics().held == 0
+        assert drain(subscription.channel()) == ["/fills it"]
+        await wait_all_tasks_blocked()
+        assert drain(subscription.channel()) == drain(other.channel()) == ["/waits"]
+
+
+async def test_a_sender_released_by_a_removed_pattern_waits_again_if_that_is_added_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        subscription = await bus.subscribe("a", max_buffer_size=1)
+        other = await bus.subscribe("a", max_buffer_size=1)
+        await bus.send("a", "k", "/fills both")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(bus.send, "a", "k", "/waits")
+        await wait_all_tasks_blocked()
+        subscription.remove("a")
+        assert other.statistics().tasks_waiting_send == 1
+        subscription.add("a")
+        assert drain(other.channel()) == ["/fills both"]
+        await wait_all_tasks_blocked()
+        assert subscription.statistics().tasks_waiting_send == 1
+        assert subscription.statistics().held == 0
+        assert drain(subscription.channel()) == ["/fills both"]
+        await wait_all_tasks_blocked()
+        assert drain(subscription.channel()) == drain(other.channel()) == ["/waits"]
+
+
 async def test_adding_a_pattern_to_a_full_subscription_stops_the_senders_of_it(
     autojump_clock: MockClock,
 ) -> None:

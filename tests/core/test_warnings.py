@@ -122,9 +122,11 @@ async def test_nothing_is_logged_where_nothing_is_lost(log: pytest.LogCaptureFix
     assert log.records == []
 
 
+@pytest.mark.parametrize("start", [0, 0.1, 0.3, 5.7])  # some durations are rounded down
 async def test_a_sender_that_waits_is_reported_after_1_2_4_seconds_and_so_on(
-    log: pytest.LogCaptureFixture, autojump_clock: MockClock
+    start: float, log: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
+    await trio.sleep(start)
     times: list[float] = []
 
     class Clock(logging.Handler):

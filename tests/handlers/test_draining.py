@@ -436,6 +436,27 @@ async def test_threads_of_handlers_are_inside() -> None:
     assert sorted(recorder.seen) == ["/0", "/0!", "/1", "/1!"]
 
 
+async def test_send_soon_is_refused_in_handlers_too() -> None:
+    recorder = Recorder()
+    async with open_event_bus() as bus:
+
+        def send_soon(path: str) -> None:
+            with pytest.raises(BusClosedError):
+                bus.send_soon("b", "k", path)
+
+        async def handler(event: Event) -> None:
+            await wait_all_tasks_blocked()  # until the block has been left
+            send_soon("/refused")
+            await trio.to_thread.run_sync(send_soon, "/refused")
+            bus.send_nowait("b", "k", "/sent")
+
+        await bus.on(handler, "a")
+        await bus.on(recorder, "b")
+        await bus.send("a", "k", "/x")
+    assert recorder.seen == ["/sent"]
+    assert bus.statistics().refused == 0
+
+
 async def test_threads_of_others_are_outside() -> None:
     workers = Workers()
     async with open_event_bus(drain_timeout=60) as bus:

@@ -159,6 +159,38 @@ async def test_the_error_of_a_closed_bus_that_a_block_raises_itself_lets_handler
     assert trio.current_time() == 5
 
 
+async def test_the_error_of_a_closed_bus_leaves_as_itself_if_the_handlers_are_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    async def handle(event: Event) -> None:
+        await trio.sleep(5)
+
+    with pytest.raises(BusClosedError) as caught, trio.move_on_after(2) as scope:
+        async with open_event_bus() as bus:
+            await bus.on(handle, "a")
+            await bus.send("a", "k", "/1")
+            bus.close()
+            await bus.send("a", "k", "/late")
+    assert caught.value.__context__ is None
+    assert scope.cancel_called
+    assert trio.current_time() == 2
+
+
+async def test_the_error_of_a_closed_bus_and_that_of_a_handler_leave_as_a_group(
+    autojump_clock: MockClock,
+) -> None:
+    async def handle(event: Event) -> None:
+        await trio.sleep(1)
+        raise KeyError(event.path)
+
+    with pytest.RaisesGroup(KeyError, BusClosedError):
+        async with open_event_bus() as bus:
+            await bus.on(handle, "a")
+            await bus.send("a", "k", "/1")
+            bus.close()
+            await bus.send("a", "k", "/late")
+
+
 async def test_the_error_of_another_closed_bus_cancels_the_handlers(
     autojump_clock: MockClock,
 ) -> None:

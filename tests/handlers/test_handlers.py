@@ -405,6 +405,21 @@ async def test_a_handler_sees_the_context_variables_of_the_task_that_registered_
     assert sorted(seen) == [("/alice", "alice")] * 2 + [("/bob", "bob")] * 2
 
 
+async def test_a_task_of_a_handler_keeps_its_context_variables_between_calls() -> None:
+    who = ContextVar("who", default="nobody")
+
+    async def handler(event: Event) -> None:
+        SEEN.append(who.get())
+        who.set(event.path)
+
+    async with open_event_bus() as bus:
+        await bus.on(handler, "a")
+        for path in ("/1", "/2", "/3"):
+            await bus.send("a", "k", path)
+    assert SEEN == ["nobody", "/1", "/2"]
+    assert who.get() == "nobody"
+
+
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
 async def test_n_calls_run_at_once_and_no_more(concurrency: int) -> None:
     workers = Workers()

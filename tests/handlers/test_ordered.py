@@ -13,7 +13,18 @@ import trio
 from hypothesis import given, settings
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_events import Event, EventBus, Log, Overflow, Retry, Subscription, open_event_bus
+from trio_events import (
+    Action,
+    DeadlockError,
+    Event,
+    EventBus,
+    Log,
+    Overflow,
+    RequestFailedError,
+    Retry,
+    Subscription,
+    open_event_bus,
+)
 from trio_events._core.buffer import Buffer
 
 from ..observing import assert_balanced, assert_books
@@ -296,6 +307,144 @@ async def test_after_the_drain_timeout_what_is_set_aside_is_counted_and_logged(
         await send(bus, "a1", "a2", "a3")
     assert_books(subscription, delivered=1, discarded=2)
     assert "events discarded: 2" in caplog.text
+
+
+@pytest.mark.parametrize("concurrency", [3, 5])
+async def test_a_call_that_waits_for_its_own_path_gets_a_deadlock_error(
+    concurrency: int, autojump_clock: MockClock
+) -> None:
+    """All room is set aside, so idle tasks and calls with other paths can't make any."""
+    errors: list[tuple[float, str]] = []
+
+    async def feed(event: Event) -> None:
+        if event.data == "other":
+            await trio.sleep_forever()
+        for _ in range(3):
+            try:
+                await bus.send("s", "k", event.path)
+            except DeadlockError as error:
+                errors.append((trio.current_time(), str(error)))
+                subscription.channel().close()
+
+    async with open_event_bus(drain_timeout=0) as bus:
+        subscription = await bus.on(
+            feed, "s", concurrency=concurrency, ordered=True, max_buffer_size=2
+        )
+        await bus.send("s", "k", "/other", "other")
+        await bus.send("s", "k", "/own")
+        await trio.sleep(1.5)
+        [(time, message)] = errors
+        assert time == 1
+        assert message.endswith("is full, and its only reader is the sender itself")
+        bus._nursery.cancel_scope.cancel()
+
+
+async def test_calls_that_wait_for_each_others_paths_get_deadlock_errors(
+    autojump_clock: MockClock,
+) -> None:
+    both = trio.Event()
+    errors: list[str] = []
+
+    async def feed(event: Event) -> None:
+        if event.data != "first":
+            return
+        await both.wait()
+        await bus.send("s", "k", event.path)
+        await wait_all_tasks_blocked()
+        try:
+            await bus.send("s", "k", "/b" if event.path == "/a" else "/a")
+        except DeadlockError as error:
+            errors.append(str(error))
+
+    async with open_event_bus() as bus:
+        subscription = await bus.on(feed, "s", concurrency=3, ordered=True, max_buffer_size=2)
+        for path in ("/a", "/b"):
+            await bus.send("s", "k", path, "first")
+        await wait_all_tasks_blocked()
+        both.set()
+    assert trio.current_time() == 1
+    [message] = errors  # the other one could go on then
+    assert message.endswith("is full, and all its readers wait too")
+    assert_books(subscription, delivered=5)
+
+
+async def test_a_call_of_another_path_that_has_more_to_come_means_no_deadlock_error(
+    autojump_clock: MockClock,
+) -> None:
+    """It can make room, even in the moment between two of its events."""
+    gates = Gates()
+
+    async def feed(event: Event) -> None:
+        if event.data == "b1":
+            await send(bus, "b2")
+            await send(bus, "b3")
+        await gates(event)
+
+    async with open_event_bus(checkpoint_every=1) as bus:
+        subscription = await bus.on(feed, "s", concurrency=3, ordered=True, max_buffer_size=2)
+        await send(bus, "a1", "a2", "b1")
+        await trio.sleep(10)
+        assert_books(subscription, delivered=2, queued=2, tasks_waiting_send=1, handling=2)
+        gates._gates["a1"].set()
+        for number in range(10):
+            bus._core.senders.end_hopeless(trio.current_time() + number)
+            await trio.lowlevel.checkpoint()
+        assert_books(subscription, delivered=3, queued=2, handling=2)
+        await gates.release("a2", "b1", "b2", "b3")
+    assert gates.done == ["a1", "a2", "b1", "b2", "b3"]
+
+
+async def test_a_request_behind_what_is_set_aside_gets_a_deadlock_error_if_it_waits_for_itself(
+    autojump_clock: MockClock,
+) -> None:
+    errors: list[float] = []
+    earlier = ["/own"]
+
+    class Sending:
+        """A policy that sends an event just before a request."""
+
+        def allows(self, actor: str, action: Action, system: str) -> bool:
+            if system == "s" and action is Action.SEND and subscription.statistics().handling:
+                while earlier:
+                    bus.send_nowait("s", "k", earlier.pop())
+            return True
+
+    async def handler(event: Event) -> None:
+        if event.data == "asks":
+            try:
+                await bus.request("s", "k", "/held")
+            except DeadlockError:
+                errors.append(trio.current_time())
+
+    async with open_event_bus(policy=Sending()) as bus:
+        subscription = await bus.on(handler, "s", concurrency=3, ordered=True, max_buffer_size=1)
+        await bus.send("s", "k", "/own", "asks")
+        await trio.sleep(0.5)
+        assert_books(subscription, delivered=1, queued=2, held=1, handling=1)
+    assert errors == [1]
+    assert_books(subscription, delivered=3)
+
+
+async def test_responders_that_get_their_own_replies_do_not_wait_forever(
+    autojump_clock: MockClock,
+) -> None:
+    outcomes: list[bool] = []
+
+    async def respond(event: Event) -> object:
+        await trio.sleep(0.1)
+        return event.data
+
+    async def ask(number: int) -> None:
+        try:
+            outcomes.append((await bus.request("s", "ask", "/1", number)).data == number)
+        except RequestFailedError:
+            outcomes.append(False)
+
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        await bus.serve(respond, "s", concurrency=3, ordered=True, max_buffer_size=2)
+        for number in range(6):
+            nursery.start_soon(ask, number)
+    assert len(outcomes) == 6
 
 
 async def test_a_pause_before_another_attempt_holds_the_path(

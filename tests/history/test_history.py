@@ -24,8 +24,10 @@ from trio_events import (
     History,
     InvalidEventError,
     InvalidPatternError,
+    Log,
     NoBusError,
     NoSubscribersError,
+    Overflow,
     PolicyDeniedError,
     RequestFailedError,
     RulePolicy,
@@ -34,6 +36,7 @@ from trio_events import (
 
 from ..core.test_destructors import Dying
 from ..observing import Cancellation, assert_books, at_every_checkpoint, drain, paths, tidy
+from ..watching import Call, Watcher
 
 
 @pytest.fixture
@@ -308,6 +311,46 @@ async def test_subscribing_never_waits_for_room_but_senders_then_do(
         got = [(await subscription.receive()).path for _ in range(21)]
         assert got == [str(number) for number in range(21)]
         assert paths(history.events()) == got
+
+
+@pytest.mark.parametrize("on", [False, True])
+async def test_an_opening_is_reported_before_what_is_kept_overflows(
+    on: bool, autojump_clock: MockClock
+) -> None:
+    calls: list[Call] = []
+
+    async def ignore(event: Event) -> None:
+        """Be a handler."""
+
+    async with open_event_bus(instruments=[Watcher(calls.append)]) as bus:
+        spy = await bus.subscribe("$bus", overflow=Overflow.DROP_OLDEST)
+        history = await bus.open_history("a")
+        await send(bus, "/1", "/2", "/3")
+        calls.clear()
+        subscribe = partial(bus.on, ignore, on_error=Log()) if on else bus.subscribe
+        closed, losing = [
+            await subscribe("a", history=history, max_buffer_size=2, overflow=overflow)
+            for overflow in (Overflow.CLOSE, Overflow.DROP_OLDEST)
+        ]
+        await wait_all_tasks_blocked()
+        hooks = ("subscription_opened", "loss_began", "subscription_closed")
+        assert [call for call in calls if call[0] in hooks] == [
+            ("subscription_opened", closed),
+            ("loss_began", closed),
+            ("subscription_closed", closed),
+            ("subscription_opened", losing),
+            ("loss_began", losing),
+        ]
+        spy.close()
+        about: list[Event[Any]] = [event async for event in spy]
+        assert [event.kind for event in about if event.kind != "loss.ended"] == [
+            "subscription.opened",
+            "loss.began",
+            "subscription.closed",
+            "subscription.opened",
+            "loss.began",
+        ]
+        assert (about[0].data.handler is not None) == on
 
 
 async def test_a_handler_is_called_with_what_is_kept(autojump_clock: MockClock) -> None:

@@ -83,9 +83,11 @@ class Asking:
 # ---------------------------------------------------------------------------------- what is logged
 
 
+@pytest.mark.parametrize("start", [0, 0.1, 0.3, 5.7])  # some durations are rounded down
 async def test_a_request_that_waits_is_logged_after_1_2_4_seconds_and_so_on(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    start: float, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    await trio.sleep(start)
     async with open_event_bus(slow_handler_after=math.inf) as bus:
         await bus.on(wait_forever, "a")
         times: list[float] = []
@@ -102,7 +104,7 @@ async def test_a_request_that_waits_is_logged_after_1_2_4_seconds_and_so_on(
                 await bus.request("a", "k", "/1")
         finally:
             logging.getLogger("trio_events").removeHandler(noting)
-        assert times == [1, 2, 4, 8, 16, 32, 64, 124, 184]
+        assert times == pytest.approx([1, 2, 4, 8, 16, 32, 64, 124, 184])
         bus._nursery.cancel_scope.cancel()
 
 
@@ -325,6 +327,36 @@ async def test_what_got_a_request_and_was_done_with_it_may_have_passed_it_on(
             await bus.on(handler, "a", "k")
             nursery.start_soon(answer_late, None)
         assert (await bus.request("a", "k", "/1")).accepted
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("time_limit", [math.inf, 60])
+async def test_a_task_that_a_handler_passes_a_request_to_is_not_known_until_it_returns(
+    time_limit: float, autojump_clock: MockClock
+) -> None:
+    async def reply_late(request: Event) -> None:
+        await trio.sleep(3)
+        await bus.reply(request, "late")
+
+    async def handler(request: Event) -> None:
+        nursery.start_soon(reply_late, request)
+        with trio.fail_after(time_limit):
+            await bus.request("questions", "k", "/1")
+
+    async with trio.open_nursery() as nursery, open_event_bus() as bus:
+        questions = await bus.subscribe("questions")
+        with pytest.raises(trio.WouldBlock):
+            questions.receive_nowait()  # the requester is their only reader
+        await bus.on(handler, "a", "k", on_error=Log())
+        if time_limit == math.inf:
+            with pytest.raises(DeadlockError):
+                await bus.request("a", "k", "/1")
+            assert trio.current_time() == 1
+            await trio.sleep(5)  # the other task may reply all the same
+        else:
+            assert (await bus.request("a", "k", "/1")).data == "late"
+            assert trio.current_time() == 3
+        await bus.reply(await questions.receive())
 
 
 @pytest.mark.usefixtures("quiet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections import OrderedDict
@@ -81,7 +82,7 @@ class Core:
     unfinished: WeakKeyDictionary[SubscriptionActor, None] = attrs.field(
         factory=WeakKeyDictionary, init=False
     )
-    """The subscriptions that ended with unread events."""
+    """The subscriptions that were closed, and may have unread events."""
 
 
 @final
@@ -192,6 +193,22 @@ class SubscriptionActor:
         if self._interests is None:
             self._interests = {self.interest: None}
         return self._interests
+
+    def room_makers(self) -> list[trio.lowlevel.Task]:
+        """The tasks that could make room, or none if they aren't known."""
+        aside = self.buffer.all_aside
+        if self.worker is None or aside is None:
+            return [] if self.known_readers.unknown else list(self.known_readers)
+        # An idle task of the handler can't take any of these.
+        able = [list(self.worker.takers(event)) for event in aside.first_of_each()]
+        return list(itertools.chain(*able)) if all(able) else []
+
+    def takers(self, event: Event) -> list[trio.lowlevel.Task]:
+        """The tasks that could take an unread event, or none if they aren't known."""
+        aside = self.buffer.all_aside
+        if self.worker is None or (aside is not None and key_of(event) not in aside):
+            return self.room_makers()
+        return list(self.worker.takers(event))
 
     # The task
 
@@ -462,7 +479,7 @@ class SubscriptionActor:
 
         A checkpoint if it waits. Cancel-safe: if cancelled, there was no answer.
         """
-        reserve_stack()
+        reserve_stack(more=1)  # so that the caller can take more in another step
         readers = self.readers
         if readers is None:
             readers = self.readers = OrderedDict()
@@ -483,6 +500,7 @@ class SubscriptionActor:
         if not self.closed:
             with self.core.notices:
                 self.closed = True
+                self.core.unfinished[self] = None
                 self.core.inbox.post(Unsubscribe(self, tuple(self.interests), final=True))
                 self.core.senders.release(self)
                 self._scope.cancel()

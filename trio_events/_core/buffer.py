@@ -68,6 +68,13 @@ class Aside:
     def __len__(self) -> int:
         return len(self._events)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._numbers
+
+    def first_of_each(self) -> list[Event]:
+        """The oldest event of each system and path."""
+        return [self._events[numbers[0]] for numbers in self._numbers.values()]
+
     def add(self, event: Event) -> None:
         """Add an event, which is newer than the others."""
         number = next(self._next)
@@ -176,6 +183,11 @@ class Buffer:
     def unread(self) -> int:
         """The number of events that can be read, including the held ones."""
         return self.buffered + len(self.held)
+
+    @property
+    def all_aside(self) -> Aside | None:
+        """The events that are set aside, if these take all the room; otherwise None."""
+        return None if self.capacity else self.aside
 
     @property
     def room(self) -> int:

@@ -41,6 +41,19 @@ def next_look(waited: float) -> float:
     return _DOUBLES_UNTIL + _THEN_EVERY * ((waited - _DOUBLES_UNTIL) // _THEN_EVERY + 1)
 
 
+def following_look(since: float, due: float, now: float) -> float:
+    """When to check a wait again.
+
+    Args:
+      since: When it began.
+      due: When the check at `now` was due.
+      now: The current time.
+    """
+    # `due - since` was a whole number of seconds before it was rounded.
+    waited = max(round(due - since), now - since)
+    return max(since + next_look(waited), math.nextafter(now, math.inf))  # the clock may be coarse
+
+
 def hopeless_waits(
     waits: Mapping[TaskT, PlaceT],
     enders: Mapping[PlaceT, Collection[TaskT]],

@@ -16,10 +16,9 @@ from .._event import Event
 from .._instruments import Instruments
 from .._names.pattern import Pattern
 from .._names.routing import Route
-from .deadlock import gives_up, next_look
+from .deadlock import following_look, gives_up, next_look
 from .door import Door
 from .notices import Notices, RequestsStalled
-from .readers import KnownReaders
 
 
 class Worker(Protocol):
@@ -35,9 +34,6 @@ class Worker(Protocol):
 class Holder(Hashable, Protocol):
     """A subscription that received a request."""
 
-    known_readers: KnownReaders
-    """The tasks that are known to have read from it."""
-
     @property
     def worker(self) -> Worker | None:
         """The object that calls its handler, if it has one."""
@@ -48,6 +44,9 @@ class Holder(Hashable, Protocol):
 
     def description(self) -> str:
         """Its patterns, and the line that subscribed."""
+
+    def takers(self, event: Event) -> list[trio.lowlevel.Task]:
+        """The tasks that could take an unread event, or none if they aren't known."""
 
 
 class Addressee(Hashable, Protocol):
@@ -211,13 +210,12 @@ class PendingRequest:
         """The tasks that could reply, or none if they aren't known."""
         tasks: list[trio.lowlevel.Task] = []
         event = self.event
+        assert event is not None
         for holder, progress in (self.holders or {}).items():
             if isinstance(progress, trio.lowlevel.Task):
                 able = [progress]
-            elif holder.worker is None:
-                able = [] if holder.known_readers.unknown else list(holder.known_readers)
-            elif progress is Held.UNREAD and event is not None:
-                able = list(holder.worker.takers(event))
+            elif holder.worker is None or progress is Held.UNREAD:
+                able = holder.takers(event)
             else:
                 able = []
             if not able:
@@ -446,8 +444,7 @@ class PendingRequests:
             self._instruments.tell("requests_stalled", first.event, waiting, waited, whereabouts)
         for request in self._pending:
             if request.next_look <= now:
-                following = request.since + next_look(now - request.since)
-                request.next_look = max(following, math.nextafter(now, math.inf))
+                request.next_look = following_look(request.since, request.next_look, now)
 
     def _fail_abandoned(self, now: float) -> None:
         """End the requests that no subscription can answer any more."""

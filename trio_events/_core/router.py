@@ -259,6 +259,8 @@ class Router:
         with self.core.notices:
             self.open(waiter, source=source)
             waiter.tell("subscription_opened")
+            if source is not None:
+                self.route_inbox()
         return waiter
 
     def offer(self, event: Event, *, wait: bool = False) -> Sender | None:
@@ -303,7 +305,8 @@ class Router:
     ) -> None:
         """Open a subscription: it gets every event that is accepted from now on.
 
-        If there is a source, its matching events come first.
+        If there is a source, its matching events come first. Then the caller must route the inbox
+        in the same step, before the source can forget anything, and after `subscription_opened`.
         """
         with self.core.notices:
             for interest in subscription.interests:
@@ -311,8 +314,6 @@ class Router:
             subscription.open_among[subscription] = handle
             subscription.is_quick = not self.core.instruments.watched_reads
             self.core.instruments.on_interests(subscription)
-            if source is not None:
-                self.route_inbox()  # before the source can forget anything
 
     def open_history(self, history: Recipient, interest: Interest) -> None:
         """Open a history: it keeps every event that is accepted from now on."""
@@ -357,7 +358,7 @@ class Router:
         """Choose between fast paths and those that call instruments, as these need."""
         instruments, inbox = self.core.instruments, self.core.inbox
         inbox.direct_size = 0 if instruments.watched_sends else inbox.size
-        for subscription in (*self.subscriptions, *self.waiters):
+        for subscription in (*self.subscriptions, *self.waiters, *self.core.unfinished):
             subscription.is_quick = not (subscription.must_settle or instruments.watched_reads)
             if subscription.worker is not None:
                 subscription.worker.heed_instruments()

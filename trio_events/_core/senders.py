@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from operator import attrgetter
 from typing import Protocol, final
 
@@ -17,11 +17,10 @@ from .._event import Event
 from .._instruments import Instruments
 from .._names.interest import Interest
 from .._names.routing import RoutingTable
-from .deadlock import gives_up, hopeless_waits, next_look
+from .deadlock import following_look, gives_up, hopeless_waits, next_look
 from .door import Door
 from .inbox import Inbox, Recipient
 from .pending import PendingRequest, PendingRequests, deadlock_error
-from .readers import KnownReaders
 
 
 @final
@@ -54,8 +53,7 @@ class Sender:
 
     def note_look(self, now: float) -> None:
         """Note that the wait has been reported."""
-        following = self.since + next_look(now - self.since)
-        self.next_look = max(following, math.nextafter(now, math.inf))  # the clock may be coarse
+        self.next_look = following_look(self.since, self.next_look, now)
 
     def gives_up(self, now: float) -> bool:
         """Whether the wait ends by itself soon enough."""
@@ -108,11 +106,11 @@ class Owner(Protocol):
     interest: Interest
     """The patterns that it was opened with."""
 
-    known_readers: KnownReaders
-    """The tasks that are known to be able to make room."""
-
     def description(self) -> str:
         """Its patterns, and the line that subscribed."""
+
+    def room_makers(self) -> Sequence[trio.lowlevel.Task]:
+        """The tasks that could make room, or none if they aren't known."""
 
     def set_alarm(self, time: float) -> None:
         """Have its task look after the senders at this time, or earlier."""
@@ -238,28 +236,32 @@ class Senders:
         let_in = 0
         while let_in < room and (sender := queue.first()) is not None:
             obstacle = self.obstacle(sender.event, sender)
-            if obstacle is queue:
+            if obstacle is None:
+                self._admit(sender)
+                let_in += 1
+            elif obstacle is queue:
                 break
-            let_in += self._go_on(sender, obstacle)
+            else:
+                if queue is not self.for_inbox:
+                    sender.passed |= {queue}
+                sender.move(obstacle)
         return let_in
 
     def reconsider(self, recipient: Recipient) -> None:
         """Let in the senders that no longer have to wait for a recipient: it matches less now."""
         for sender in self.full.get(recipient, ()):
-            obstacle = self.obstacle(sender.event, sender)
-            if obstacle is not sender.queue:
-                self._go_on(sender, obstacle)
+            event = sender.event
+            if recipient in self._table.peek(event.system, event.kind).recipients(event.path):
+                continue  # it keeps its place, even if another recipient stops it, too
+            obstacle = self.obstacle(event, sender)
+            if obstacle is None:
+                self._admit(sender)
+            else:
+                sender.move(obstacle)
 
-    def _go_on(self, sender: Sender, obstacle: Queue | None) -> bool:
-        """Let a sender in, or move it to the queue that stops it; returns whether it was let in."""
-        if obstacle is None:
-            self._inbox.post(sender.event)
-            sender.wake(None)
-            return True
-        if sender.queue is not None and sender.queue is not self.for_inbox:
-            sender.passed |= {sender.queue}
-        sender.move(obstacle)
-        return False
+    def _admit(self, sender: Sender) -> None:
+        self._inbox.post(sender.event)
+        sender.wake(None)
 
     def dismiss(self, door: Door) -> None:
         """Dismiss senders that the door no longer admits, unless they send an awaited reply."""
@@ -282,10 +284,8 @@ class Senders:
         }
         requests = self._requests.waits(now)
         waiting: dict[trio.lowlevel.Task, Sender | PendingRequest] = {**senders, **requests}
-        enders: dict[Queue | PendingRequest, tuple[trio.lowlevel.Task, ...]] = {
-            queue: tuple(owner.known_readers)
-            for queue, owner in places.items()
-            if not owner.known_readers.unknown
+        enders: dict[Queue | PendingRequest, Sequence[trio.lowlevel.Task]] = {
+            queue: owner.room_makers() for queue, owner in places.items()
         }
         enders.update((request, request.enders()) for request in requests.values())
         verdict = hopeless_waits(
@@ -306,7 +306,7 @@ class Senders:
                 assert wait.queue is not None
                 assert wait.queue.owner is not None
                 owner = wait.queue.owner
-                of_its_own = list(owner.known_readers) == [wait.task]
+                of_its_own = list(enders[wait.queue]) == [wait.task]
                 self._instruments.tell("deadlock_refused", wait.event, owner.description())
                 wait.wake(_deadlock_error(wait.event, owner, of_its_own=of_its_own))
         return True
