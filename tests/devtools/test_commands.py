@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,6 +149,55 @@ def test_map_runs_a_program_and_says_where_the_map_is(
     with pytest.raises(ZeroDivisionError):
         run_script(str(script), ["fail"], io.StringIO())
     assert (_supervisor._supervise, sys.argv, sys.path) == (supervise, argv, path)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | head -n 0"])
+def test_a_program_runs_in_front_of_the_map_even_if_stderr_cannot_be_written(
+    redirection: str, tmp_path: Path
+) -> None:
+    script, finished = tmp_path / "program.py", tmp_path / "finished"
+    script.write_text(f"{PROGRAM}\nopen(sys.argv[1], 'w').close()\n")
+    command = shlex.join([sys.executable, "-m", "trio_events", "map", str(script), str(finished)])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirection}"],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert finished.exists()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "The map" not in done.stdout
+
+
+def test_a_report_that_was_closed_does_not_disturb_the_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    report = io.StringIO()
+    report.close()
+    for nowhere in (None, report):
+        run_script(str(script), [], nowhere)
+        assert capsys.readouterr() == (f"{[str(script)]} __main__\n", "")
+
+
+def test_a_map_that_cannot_be_served_is_logged_and_does_not_disturb_the_program(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("trio_events.devtools._script.serve_observer", fail)
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    assert main(["map", str(script)]) == 0
+    assert capsys.readouterr() == (f"{[str(script)]} __main__\n", "")
+    assert [record.getMessage() for record in caplog.records] == ["the live map has failed"]
 
 
 DRAINING = """
