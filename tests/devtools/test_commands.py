@@ -257,7 +257,9 @@ def test_the_examples_run_in_front_of_the_map() -> None:
         ("nonsense", "is not the URL of a live map"),
         ("http://127.0.0.1:99999/x/", "is not the URL of a live map"),
         ("https://127.0.0.1:1/x/", "is not the URL of a live map"),
+        ("http://127.0.0.1:1/a b/", "is not the URL of a live map"),
         ("http://127.0.0.1:1/x/", "has the program ended?"),
+        ("http://no..host:1/x/", "has the program ended?"),
     ],
 )
 def test_a_url_without_a_map_is_said_in_one_line(
@@ -292,11 +294,15 @@ async def serve_raw(  # noqa: ASYNC114  # it is started in a nursery
     await trio.serve_listeners(answer, [listener])
 
 
-HEAD = b"HTTP/1.1 200 \r\nContent-Length: 1000\r\n\r\n"
+def head(kind: bytes, size: int = 1000) -> bytes:
+    return b"HTTP/1.1 200 \r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, size)
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense\r\n\r\n", HEAD, HEAD + b"data: {"])
-async def test_a_program_that_ends_is_the_end_of_the_answer(data: bytes) -> None:
+STREAM, PLAIN = head(b"text/event-stream; charset=utf-8"), head(b"Text/Plain")
+
+
+@pytest.mark.parametrize("data", [STREAM, STREAM + b"data: {", head(b"text/event-stream", 0)])
+async def test_a_program_that_ends_is_the_end_of_a_stream(data: bytes) -> None:
     with trio.fail_after(TIME_LIMIT):
         async with trio.open_nursery() as nursery:
             port = await nursery.start(serve_raw, data)
@@ -304,6 +310,52 @@ async def test_a_program_that_ends_is_the_end_of_the_answer(data: bytes) -> None
                 assert await answer.state() is None
             with pytest.raises(MapError, match="has ended"):
                 await top(f"http://127.0.0.1:{port}/x/", Console(file=io.StringIO()))
+            nursery.cancel_scope.cancel()
+
+
+NO_MAPS = [
+    (b"", "gives no answer"),
+    (b"-ERR unknown command\r\n\r\n", "gives no answer"),
+    (b"HTTP/1.1 103 \r\n\r\n" + head(b"text/html", 5) + b"<html", "no live map"),
+    (b"HTTP/1.1 200 \r\n\r\n", "no live map"),
+    (b"HTTP/1.1 302 \r\nLocation: /elsewhere\r\n\r\n", "answers 302: no live map"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "data", "says"),
+    [
+        *((command, *case) for command in ("graph", "top") for case in NO_MAPS),
+        ("graph", PLAIN, "has ended"),
+        ("graph", PLAIN + b"flowchart LR\n", "has ended"),
+        ("graph", head(b"text/plain", 5) + b"hello", "no live map"),
+        ("top", head(b"text/event-stream", 9) + b"data: {\n\n", "something else"),
+        ("top", head(b"text/event-stream", 10) + b"data: {}\n\n", "something else"),
+        ("top", head(b"text/event-stream", 9) + b"data: 7\n\n", "something else"),
+    ],
+)
+async def test_another_server_or_half_an_answer_is_said_in_one_line(
+    command: str, data: bytes, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve_raw, data)
+            url = f"http://127.0.0.1:{port}/x/"
+            status = await trio.to_thread.run_sync(main, [command, url])
+            nursery.cancel_scope.cancel()
+    printed = capsys.readouterr()
+    assert (status, printed.out, printed.err.count("\n")) == (1, "", 1)
+    assert says in printed.err
+
+
+async def test_on_a_terminal_another_server_is_the_same_error() -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve_raw, STREAM + b"data: {}\n\n")
+            out = io.StringIO()
+            with pytest.raises(MapError, match="something else"):
+                await top(f"http://127.0.0.1:{port}/x/", Console(file=out, force_terminal=True))
+            assert out.getvalue() == ""
             nursery.cancel_scope.cancel()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import trio
 from rich.console import Console
 
-from ._client import MapError, fetch
+from ._client import MapError, graph
 from ._script import run_script
 from ._top import top
 
@@ -22,8 +22,7 @@ def run(question: str, words: Sequence[str]) -> int:
             case "top":
                 trio.run(top, words[0], Console())
             case _:
-                graph = trio.run(fetch, words[0], "mermaid").decode("utf-8")
-                sys.stdout.write(graph)
+                sys.stdout.write(trio.run(graph, words[0]))
     except MapError as error:
         print(f"python -m trio_events {question}: {error}", file=sys.stderr)
         return 1

@@ -123,21 +123,23 @@ async def top(url: str, console: Console) -> None:
     """
     rates = Rates()
     async with ask(url, "stream") as answer:
+        state = await answer.state()
         if not console.is_terminal:
-            for _ in range(2):  # until there are rates
-                latest = await answer.state()
-                if latest is None:
-                    raise MapError(f"the program at {url} has ended")
-                rates.update(latest)
-                shown = picture(latest, rates)
-            console.print(shown)
+            if state is not None:
+                rates.update(state)
+                state = await answer.state()  # from now on, there are rates
+            if state is None:
+                raise MapError(f"the program at {url} has ended")
+            rates.update(state)
+            console.print(picture(state, rates))
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_q, nursery.cancel_scope)
-                while (state := await answer.state()) is not None:
+                while state is not None:
                     rates.update(state)
                     live.update(picture(state, rates), refresh=True)
+                    state = await answer.state()
                 nursery.cancel_scope.cancel()
 
 
