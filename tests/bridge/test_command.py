@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -242,13 +243,52 @@ def test_questions_about_patterns_need_no_extra() -> None:
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
-def test_a_reader_that_has_gone_ends_the_command(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "valkey"])
+@pytest.mark.parametrize("words", [["tail", "--end"], ["info"]])
+def test_a_reader_that_has_gone_ends_the_command(
+    kind: str,
+    words: list[str],
+    url: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if kind == "valkey":
+        server: Server = request.getfixturevalue("valkey")
+        url = f"{server.url}?log={tmp_path.name}"
     main(["send", url, "s", "k", "/1"])
+    capsys.readouterr()
     read, write_end = os.pipe()
     os.close(read)
     with os.fdopen(write_end, "w", encoding="utf-8") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        assert main(["tail", url, "--end"]) == 0
+        assert main([words[0], url, *words[1:]]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")],
+)
+def test_the_status_says_whether_the_answer_was_written_or_the_event_appended(
+    redirection: str, reason: str, url: str
+) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        command = shlex.join([sys.executable, "-m", "trio_events", *words])
+        done = subprocess.run(
+            ["sh", "-c", f"exec {command} {redirection}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout == ""
+        return done.returncode, done.stderr
+
+    assert run("send", url, "s", "k", "/1") == (0, "")
+    assert run("info", url) == (1, f"{PROGRAM}: can't write to stdout: {reason}\n")
+    assert run("tail", url, "--end") == (1, f"{PROGRAM}: can't write to stdout: {reason}\n")
 
 
 def test_a_log_that_goes_away_meanwhile_is_unavailable(

@@ -48,9 +48,8 @@ async def test_top_without_a_terminal_prints_one_table() -> None:
             sending, receiving = trio.open_memory_channel[str](1)
             nursery.start_soon(run_shop, sending)
             url = await receiving.receive()
-            out = io.StringIO()
-            await top(url, Console(file=out, width=160))
-            lines = out.getvalue().splitlines()
+            lines: list[str] = []
+            await top(url, Console(width=160, force_terminal=False), lines.append)
             assert lines[0].startswith("trio_events top")
             assert "1 waiting to send" in lines[0]
             assert lines[2].split()[:3] == ["READER", "READS", "IN/S"]
@@ -85,7 +84,7 @@ async def test_top_on_a_terminal_goes_on_until_q(monkeypatch: pytest.MonkeyPatch
                 os.write(keyboard, b"xq")
 
             nursery.start_soon(type_keys)
-            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40), print)
             nursery.cancel_scope.cancel()
 
 
@@ -109,7 +108,7 @@ async def test_top_on_a_terminal_ends_with_the_program(monkeypatch: pytest.Monke
                 scope.cancel()
 
             nursery.start_soon(end)
-            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40), print)
 
 
 async def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +121,41 @@ async def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
             nursery.cancel_scope.cancel()
     assert status == 0
     assert capsys.readouterr().out.startswith("flowchart LR\n")
+
+
+CASES = [
+    (">&-", 1, "python -m trio_events: can't write to stdout: Bad file descriptor\n"),
+    (">/dev/full", 1, "python -m trio_events: can't write to stdout: No space left on device\n"),
+    ("| head -n 0", 0, ""),
+    ("| cat", 0, ""),
+]
+
+
+@pytest.mark.parametrize("command", ["top", "graph"])
+@pytest.mark.parametrize(("redirection", "status", "says"), CASES)
+async def test_any_stdout_will_do_and_if_it_cannot_be_written_that_is_said_in_one_line(
+    command: str, redirection: str, status: int, says: str
+) -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            url = await nursery.start(serve_map, bus)
+            await bus.subscribe("größe")
+            await bus.send("größe", "…", "/1")
+            words = shlex.join([sys.executable, "-m", "trio_events", command, url])
+            done = await trio.run_process(
+                ["sh", "-c", f"({words}; echo $? >&2) {redirection}"],
+                capture_stdout=True,
+                capture_stderr=True,
+                env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "160"},
+            )
+            nursery.cancel_scope.cancel()
+    assert done.stderr.decode() == f"{says}{status}\n"
+    if redirection == "| cat" and command == "top":
+        lines = done.stdout.decode("ascii").splitlines()
+        assert lines[3].split()[:4] == ["nobody", "gr??e", "0.0", "............"]
+        assert "* nobody has read gr??e  1 event unread" in lines
+    elif redirection == "| cat":
+        assert '(["gr\\xf6\\xdfe #8230;"])' in done.stdout.decode("ascii")
 
 
 PROGRAM = """
@@ -234,6 +268,8 @@ def test_map_of_a_program_that_is_interrupted(
     script = tmp_path / "program.py"
     script.write_text("raise KeyboardInterrupt")
     assert main(["map", str(script)]) == 130
+    script.write_text("raise BaseExceptionGroup('a nursery was open', [KeyboardInterrupt()])")
+    assert main(["map", str(script)]) == 130
     assert main(["map", str(tmp_path / "none.py")]) == 1
     assert "can't read" in capsys.readouterr().err
 
@@ -309,7 +345,7 @@ async def test_a_program_that_ends_is_the_end_of_a_stream(data: bytes) -> None:
             async with ask(f"http://127.0.0.1:{port}/x/", "stream") as answer:
                 assert await answer.state() is None
             with pytest.raises(MapError, match="has ended"):
-                await top(f"http://127.0.0.1:{port}/x/", Console(file=io.StringIO()))
+                await top(f"http://127.0.0.1:{port}/x/", Console(force_terminal=False), print)
             nursery.cancel_scope.cancel()
 
 
@@ -354,7 +390,8 @@ async def test_on_a_terminal_another_server_is_the_same_error() -> None:
             port = await nursery.start(serve_raw, STREAM + b"data: {}\n\n")
             out = io.StringIO()
             with pytest.raises(MapError, match="something else"):
-                await top(f"http://127.0.0.1:{port}/x/", Console(file=out, force_terminal=True))
+                console = Console(file=out, force_terminal=True)
+                await top(f"http://127.0.0.1:{port}/x/", console, print)
             assert out.getvalue() == ""
             nursery.cancel_scope.cancel()
 

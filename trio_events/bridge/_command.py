@@ -37,7 +37,7 @@ def run(words: argparse.Namespace, show: Print, warn: Print) -> None:
     Raises:
       ValueError: If something is not what it should be.
       EventBusError: As a session of the log.
-      OSError: If the answer can't be written.
+      Exception: Whatever `show` raises.
     """
     log = open_log(words.log)
     if words.question == "tail":
