@@ -164,6 +164,8 @@ def test_tail_shows_what_comes_after_an_entry_that_is_no_text(
         (["send", "URL", "a", "k", ""], 2, "path must not be empty"),
         (["send", "URL", "$a", "k", "/x"], 2, "reserved"),
         (["send", "URL", "a", "k", "/x", "{"], 2, "the data is not JSON"),
+        (["send", "URL", "a", "k", "/x", "[" * 50_000], 2, "the data is not JSON"),
+        (["send", "URL", "a", "k", "/x", "[" * 50_000 + "]" * 50_000], 2, "the data is not JSON"),
         (["send", "URL", "a", "k", "/x", '"' + "x" * 300_000 + '"'], 2, "bytes"),
         (["tail", "URL", "a*", "--end"], 2, "wildcard"),
         (["info", "http://host"], 2, "not a scheme of a log"),
