@@ -16,6 +16,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import final
 
+from ._extras import extra
 from ._names.errors import EventBusError, InvalidEventError, InvalidPatternError
 from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
@@ -92,24 +93,25 @@ def _ask_about_patterns(words: argparse.Namespace) -> int:
 def _look(question: str, words: Sequence[str]) -> int:
     """Run a command that needs the extra."""
     try:
-        from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
-    except ImportError as error:
-        need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
-        return _failed(need, 2)
+        with extra("devtools", f"`{question}`"):
+            from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
+    except ModuleNotFoundError as error:
+        return _failed(str(error), 2)
     return run(question, words, _show, _warn)
 
 
 def _ask_log(words: argparse.Namespace) -> int:
     """Ask about a log, which needs an extra; return the exit status."""
     try:
-        from .bridge._command import run  # noqa: PLC0415
-        from .bridge._log import LogUnavailableError  # noqa: PLC0415
-    except ImportError as error:
-        return _failed(f"{error}; install trio-events[bridge]", 2)
+        with extra("bridge", f"`{words.question}`"):
+            from .bridge._command import run  # noqa: PLC0415
+            from .bridge._log import LogUnavailableError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        return _failed(str(error), 2)
     try:
         run(words, _show, _warn)
-    except ImportError as error:
-        return _failed(f"{error}; install trio-events[redis]", 2)
+    except ModuleNotFoundError as error:  # for the log in a server
+        return _failed(str(error), 2)
     except LogUnavailableError as error:
         return _failed(str(error), 1)
     except (ValueError, EventBusError) as error:

@@ -20,26 +20,29 @@ from weakref import WeakKeyDictionary
 
 import attrs
 import trio
-from opentelemetry import context, metrics, trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
-from opentelemetry.trace import (
-    Link,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TracerProvider,
-)
 
 from ._advisories import text_of
 from ._event import Event
+from ._extras import extra
 from ._handlers.registration import name_of
 from ._handlers.staff import is_cancelled
 from ._instruments import Instrument
 from ._requests import Reject
 from ._subscription import Subscription
+
+with extra("telemetry", __name__):
+    from opentelemetry import context, metrics, trace
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanContext,
+        SpanKind,
+        Status,
+        StatusCode,
+        TracerProvider,
+    )
 
 __all__ = ["Telemetry"]
 
