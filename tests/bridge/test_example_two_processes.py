@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from trio_events.__main__ import main
 
 from .servers import Server
 
@@ -35,6 +41,23 @@ def assert_all_mails_were_sent(lines: list[str]) -> None:
 
 def test_it_runs_on_a_file_by_itself() -> None:
     assert_all_mails_were_sent(run())
+
+
+def test_afterwards_the_commands_of_the_page_show_what_is_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (EXAMPLE.parent.parent / "docs/tutorial/two-processes.md").read_text("utf-8")
+    (log,) = re.findall(r"^make demo-bridge LOG=(\S+)$", page, re.MULTILINE)
+    commands = re.findall(rf"^python -m trio_events ((?:tail|info) {log}.*)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path)
+    assert_all_mails_were_sent(run(log))
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    printed = capsys.readouterr().out
+    for number in range(1, 4):
+        assert f'"/orders/{number}"' in printed
+    assert "group 'mailer'" in printed
 
 
 def test_it_runs_on_a_server(valkey: Server, tmp_path: Path) -> None:
