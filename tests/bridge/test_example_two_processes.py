@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -18,8 +19,14 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "two_processes.py"
 
 
 def run(*words: str) -> list[str]:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
-        [sys.executable, EXAMPLE, *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, EXAMPLE, *words],
+        capture_output=True,
+        text=True,
+        env=environ,  # unbuffered, the two would print into each other's lines
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
