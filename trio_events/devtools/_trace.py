@@ -57,8 +57,8 @@ async def record_trace(bus: EventBus, file: str | os.PathLike[str]) -> AsyncGene
     except BaseException:
         try:
             await _finish(bus, tracer, writer)  # noqa: ASYNC102  # what waits in it is shielded
-        except OSError:  # the exception of the block leaves it
-            _log.exception("the trace %s could not be written", file)
+        except OSError as error:  # the exception of the block leaves it
+            _log.error("the trace %s could not be written: %s", file, error)
         raise
     await _finish(bus, tracer, writer)
 
