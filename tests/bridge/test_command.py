@@ -290,6 +290,15 @@ def test_the_status_says_whether_the_answer_was_written_or_the_event_appended(
     assert run("tail", url, "--end") == (1, f"{PROGRAM}: can't write to stdout: {reason}\n")
 
 
+def test_without_stdout_an_event_is_appended_and_an_answer_is_an_error(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["send", url, "s", "k", "/1"]) == 0
+    assert main(["info", url]) == 1
+    assert capsys.readouterr().err == f"{PROGRAM}: can't write to stdout: Bad file descriptor\n"
+
+
 def test_a_log_that_goes_away_meanwhile_is_unavailable(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

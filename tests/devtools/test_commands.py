@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from rich.console import Console
+from rich.console import Console, Group
 from trio.testing import wait_all_tasks_blocked
 
 from trio_events import Overflow, _supervisor, open_event_bus
@@ -22,7 +22,7 @@ from trio_events.__main__ import main
 from trio_events.devtools import serve_map
 from trio_events.devtools._client import MapError, ask, fetch
 from trio_events.devtools._script import run_script
-from trio_events.devtools._top import Rates, bar, order, top
+from trio_events.devtools._top import Encodable, Rates, bar, order, top
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 TIME_LIMIT = 60
@@ -426,6 +426,18 @@ def test_what_is_stuck_comes_first_then_what_loses_then_by_rate() -> None:
     assert rates["nothing"] == 0
     rows = [row(3), row(4), row(2, dropped=1), row(1, waiting=1)]
     assert [each["id"] for each in order(rows, rates)] == [1, 2, 4, 3]
+
+
+def test_columns_stay_where_the_terminal_has_no_other_characters() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "ascii")
+    console = Console(file=out, width=40, force_terminal=False)
+    console.print(Encodable(Group(bar(0.13), "größe × 2 ●…", "plain")))
+    out.flush()
+    assert out.buffer.getvalue().decode().splitlines() == [
+        "# ..........",
+        "gr??e x 2 *~",
+        "plain",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,15 @@ def test_without_stdout_the_status_is_still_the_answer(monkeypatch: pytest.Monke
     assert main(["match", "a", "b"]) == 1
 
 
+def test_without_stderr_an_error_is_not_written_to_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["match", "a*", "a"]) == 2
+    assert main(["graph", "nonsense"]) == 1
+    assert capsys.readouterr().out == ""
+
+
 BAD_PATTERNS = [
     (["match", "orders.a*", "x"], "a wildcard must be a whole segment", "orders.a*", 8),
     (["match", "", "x"], "must not be empty", "", 0),
