@@ -4,8 +4,7 @@ Run `python examples/08_map.py [SECONDS]`, and open the address that it prints. 
 
 - The report needs half a second for each parcel and must not miss any, so it holds up shipping.
 - The mail server can't keep up either, but may lose mails: the oldest go.
-- Nobody listens to the heartbeat.
-- A subscription to the stock was forgotten, and is never read.
+- Nobody listens to the heartbeat, and a forgotten subscription to the stock is never read.
 - Shipping fails now and then. Click on an event: what led to it, and what did it lead to?
 """
 
@@ -20,7 +19,6 @@ import trio_events as events
 from trio_events import Log, Overflow
 from trio_events.devtools import serve_map
 
-NEWEST = Overflow.DROP_OLDEST
 dice = random.Random(7)
 handlers = events.HandlerSet()
 
@@ -56,7 +54,7 @@ async def write_mail(event: events.Event) -> None:
     await events.send("mail", "mail.queued", event.path, event.kind)
 
 
-@handlers.on("mail", max_buffer_size=32, overflow=NEWEST, on_error=Log())
+@handlers.on("mail", max_buffer_size=32, overflow=Overflow.DROP_OLDEST, on_error=Log())
 async def deliver_mail(event: events.Event) -> None:
     await work(0.2)
 
@@ -105,9 +103,8 @@ async def main(seconds: float) -> None:
             print("The map:", await nursery.start(serve_map, bus), flush=True)
             await bus.include(handlers)
             parcels = await bus.subscribe("shipping", "parcel.sent", max_buffer_size=8)
-            readings = await bus.subscribe("sensors.*", "temperature", overflow=NEWEST)
             nursery.start_soon(report, parcels)
-            nursery.start_soon(regulate, readings)
+            nursery.start_soon(regulate, await bus.subscribe("sensors.*", "temperature"))
             nursery.start_soon(audit, await bus.subscribe("**", path="/orders/*"))
             await bus.subscribe("stock", max_buffer_size=100_000)  # and nobody reads it
             for number in range(12):
@@ -117,4 +114,7 @@ async def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, float(sys.argv[1]) if len(sys.argv) > 1 else float("inf"))
+    try:
+        trio.run(main, float(sys.argv[1]) if len(sys.argv) > 1 else float("inf"))
+    except* KeyboardInterrupt:
+        pass

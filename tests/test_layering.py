@@ -13,7 +13,15 @@ import trio_events
 PACKAGE = Path(trio_events.__file__).parent
 
 LAYERS = [
-    {"_closing", "_no_public_constructor", "_event", "_origin", "_public", "_names.errors"},
+    {
+        "_closing",
+        "_no_public_constructor",
+        "_event",
+        "_extras",
+        "_origin",
+        "_public",
+        "_names.errors",
+    },
     {"_names.__init__", "_core.__init__", "_handlers.__init__"},
     {"_errors"},
     {"_names.pattern", "_names.relations"},  # the methods of a pattern are in the latter
@@ -152,3 +160,49 @@ def test_a_bridge_over_sqlite_does_without_coredis() -> None:
         "sys.exit('coredis' in sys.modules or 'anyio' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "missing", "says"),
+    [
+        ("import trio_events.bridge", "msgspec", "trio_events.bridge needs msgspec: [bridge]"),
+        ("import trio_events.devtools", "h11", "trio_events.devtools needs h11: [devtools]"),
+        (
+            "import trio_events.telemetry",
+            "opentelemetry",
+            "trio_events.telemetry needs opentelemetry: [telemetry]",
+        ),
+        (
+            "from trio_events.bridge import RedisLog",
+            "anyio",  # which coredis brings
+            "trio_events.bridge.RedisLog needs anyio: [redis]",
+        ),
+        (
+            "from trio_events.testing import names",
+            "hypothesis",
+            "trio_events.testing.names needs hypothesis: [testing]",
+        ),
+        (
+            """
+import trio, trio_events, trio_events.bridge
+async def main():
+    async with trio_events.open_event_bus() as bus:
+        await trio_events.bridge.open_bridge(bus, "redis://127.0.0.1")
+trio.run(main)
+""",
+            "anyio",  # which coredis brings
+            "a log at redis:// needs anyio: [redis]",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line(code: str, missing: str, says: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules[{missing!r}] = None\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    advice = says.replace("[", "pip install 'trio-events[") + "'"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {advice}"
+    assert done.stderr.count("Traceback") == 1  # without that of the import

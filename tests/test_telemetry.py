@@ -225,6 +225,32 @@ async def test_each_attempt_is_a_span(seen: Seen, autojump_clock: MockClock) -> 
     assert seen.traces() == 1
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
+async def test_an_exception_whose_text_raises_is_reported_like_any_other(
+    seen: Seen, autojump_clock: MockClock
+) -> None:
+    async def handler(event: Event) -> None:
+        if event.path == "/1":
+            raise Unprintable
+
+    async with open_event_bus(instruments=[seen.telemetry]) as bus:
+        await bus.on(handler, "a", on_error=Log())
+        await bus.send("a", "k", "/1")
+        await bus.send("a", "k", "/2")
+    failed, succeeded = seen.named("process a/k")
+    assert failed.attributes is not None
+    assert failed.attributes["error.type"] == "Unprintable"
+    assert (failed.status.status_code, failed.status.description) == (StatusCode.ERROR, "?")
+    (recorded,) = failed.events
+    assert recorded.name == "exception"
+    assert recorded.attributes == {"exception.type": "Unprintable", "exception.message": "?"}
+    assert succeeded.status.status_code is StatusCode.UNSET
+
+
 async def test_a_cancelled_call_and_a_cancelled_send(seen: Seen, autojump_clock: MockClock) -> None:
     async with open_event_bus(instruments=[seen.telemetry], drain_timeout=1) as bus:
 

@@ -6,13 +6,17 @@ For example `python -m trio_events match 'orders.*' orders.eu`.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import platform
 import sys
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
+from typing import final
 
+from ._extras import extra
 from ._names.errors import EventBusError, InvalidEventError, InvalidPatternError
 from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
@@ -53,10 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
       SystemExit: If the command line isn't valid (status 2), or asks for help or the version.
     """
     words = _parser().parse_args(arguments)
-    if words.question in _LOOKS:
-        return _look(words.question, words.words)
-    if words.question in {"tail", "send", "info"}:
-        return _ask_log(words)
+    try:
+        if words.question in _LOOKS:
+            return _look(words.question, words.words)
+        if words.question in {"tail", "send", "info"}:
+            return _ask_log(words)
+        return _ask_about_patterns(words)
+    except _StdoutError as error:
+        if isinstance(error.reason, BrokenPipeError):  # the reader has seen enough
+            return 0
+        return _failed(f"can't write to stdout: {error.reason.strerror}", 1)
+
+
+def _ask_about_patterns(words: argparse.Namespace) -> int:
     try:
         if words.question == "match":
             yes, answer = _match(words.pattern, words.name)
@@ -67,45 +80,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvalidPatternError as error:
         text = str(error.details["pattern"])
         indent = " " * _width(_shown(text[: error.position]))
-        print(f"{_PROGRAM}: {error}\n  {_shown(text)}\n  {indent}^", file=sys.stderr)
+        _write_error(f"{_PROGRAM}: {error}\n  {_shown(text)}\n  {indent}^")
         return 2
     except InvalidEventError as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        _write_error(f"{_PROGRAM}: {error}")
         return 2
-    _print(_shown(answer))
+    with suppress(_StdoutError):  # the exit status still is the answer
+        _show(answer)
     return 0 if yes else 1
 
 
 def _look(question: str, words: Sequence[str]) -> int:
     """Run a command that needs the extra."""
     try:
-        from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
-    except ImportError as error:
-        need = f"`{question}` needs {error.name}: pip install 'trio-events[devtools]'"
-        return _failed(need, 2)
-    return run(question, words)
+        with extra("devtools", f"`{question}`"):
+            from .devtools._commands import run  # noqa: PLC0415  # only here is it needed
+    except ModuleNotFoundError as error:
+        return _failed(str(error), 2)
+    return run(question, words, _show, _warn)
 
 
 def _ask_log(words: argparse.Namespace) -> int:
     """Ask about a log, which needs an extra; return the exit status."""
     try:
-        from .bridge._command import run  # noqa: PLC0415
-        from .bridge._log import LogUnavailableError  # noqa: PLC0415
-    except ImportError as error:
-        return _failed(f"{error}; install trio-events[bridge]", 2)
+        with extra("bridge", f"`{words.question}`"):
+            from .bridge._command import run  # noqa: PLC0415
+            from .bridge._log import LogUnavailableError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        return _failed(str(error), 2)
     try:
-        run(words, _show_line, _warn)
-    except ImportError as error:
-        return _failed(f"{error}; install trio-events[redis]", 2)
+        run(words, _show, _warn)
+    except ModuleNotFoundError as error:  # for the log in a server
+        return _failed(str(error), 2)
     except LogUnavailableError as error:
         return _failed(str(error), 1)
     except (ValueError, EventBusError) as error:
         return _failed(str(error), 2)
-    except BrokenPipeError:  # the reader has gone
-        _discard_stdout()
+    except _StdoutError:
+        if words.question != "send":  # the event has been appended; a second attempt would be wrong
+            raise
     except KeyboardInterrupt:
         return 130  # as a shell does
     return 0
+
+
+@final
+class _StdoutError(Exception):
+    """Stdout can't be written to. Not an `OSError`, which a log would take for its own."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _failed(reason: str, status: int) -> int:
@@ -114,29 +139,32 @@ def _failed(reason: str, status: int) -> int:
 
 
 def _warn(text: str) -> None:
-    print(f"{_PROGRAM}: {_shown(text)}", file=sys.stderr)
+    _write_error(f"{_PROGRAM}: {_shown(text)}")
 
 
-def _show_line(line: str) -> None:
-    encoding = sys.stdout.encoding
-    print(_shown(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+def _write_error(text: str) -> None:
+    if sys.stderr is not None:  # otherwise `print` would write to stdout
+        with suppress(OSError):
+            print(text, file=sys.stderr)
 
 
-def _discard_stdout() -> None:
-    """Discard what is left, or Python would fail to flush it, and exit with another status."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _show(answer: str) -> None:
+    """Print a line.
 
-
-def _print(answer: str) -> None:
-    """Print the answer. If stdout can't be written to, the exit status still has it."""
+    Raises:
+      _StdoutError: If stdout can't be written to.
+    """
     if sys.stdout is None:  # it was closed when the process started
-        return
-    # A terminal or a file may not take every character of a witness.
+        raise _StdoutError(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+    # A terminal or a file may not take every character.
     encoding = sys.stdout.encoding
+    line = _shown(answer).encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(answer.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except OSError:  # the reader has gone, or the disk is full
-        _discard_stdout()
+        print(line, flush=True)
+    except OSError as error:
+        # Discard what is left, or Python would fail to flush it, and exit with another status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise _StdoutError(error) from None
 
 
 def _match(pattern: str, name: str) -> tuple[bool, str]:

@@ -20,25 +20,29 @@ from weakref import WeakKeyDictionary
 
 import attrs
 import trio
-from opentelemetry import context, metrics, trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
-from opentelemetry.trace import (
-    Link,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TracerProvider,
-)
 
+from ._advisories import text_of
 from ._event import Event
+from ._extras import extra
 from ._handlers.registration import name_of
 from ._handlers.staff import is_cancelled
 from ._instruments import Instrument
 from ._requests import Reject
 from ._subscription import Subscription
+
+with extra("telemetry", __name__):
+    from opentelemetry import context, metrics, trace
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanContext,
+        SpanKind,
+        Status,
+        StatusCode,
+        TracerProvider,
+    )
 
 __all__ = ["Telemetry"]
 
@@ -51,6 +55,8 @@ SUBSCRIPTION: Final = "messaging.destination.subscription.name"
 FUNCTION: Final = "code.function.name"
 FILE: Final = "code.file.path"
 ERROR: Final = "error.type"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
 PATH: Final = "trio_events.path"
 CANCELLED: Final = "trio_events.cancelled"
 REJECTED: Final = "trio_events.rejected"
@@ -306,8 +312,12 @@ def _end(span: Span, attributes: dict[str, _Value], error: BaseException | None)
     elif isinstance(error, Reject):  # a rejection is not a failure
         span.set_attribute(REJECTED, True)
     elif error is not None:
-        attributes[ERROR] = type(error).__qualname__
-        span.set_attribute(ERROR, type(error).__qualname__)
-        span.record_exception(error)
-        span.set_status(Status(StatusCode.ERROR, str(error)))
+        name, text = type(error).__qualname__, text_of(error)
+        attributes[ERROR] = name
+        span.set_attribute(ERROR, name)
+        try:
+            span.record_exception(error)
+        except Exception:  # noqa: BLE001  # it calls the `str` of the error, which may raise
+            span.add_event("exception", {EXCEPTION_TYPE: name, EXCEPTION_MESSAGE: text})
+        span.set_status(Status(StatusCode.ERROR, text))
     span.end()

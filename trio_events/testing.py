@@ -21,6 +21,7 @@ import trio
 from ._bus import ANYBODY, EventBus
 from ._core.buffer import Overflow
 from ._event import Event
+from ._extras import extra
 from ._names.pattern import ExactPath
 from ._names.permits import Permits
 from ._origin import caller
@@ -48,12 +49,8 @@ else:
         """Import the strategies when one is used: recorders don't need Hypothesis."""
         if name not in {"matching_pairs", "names", "patterns", "sendable_events"}:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
+        with extra("testing", f"{__name__}.{name}"):
             return getattr(import_module("._strategies", __package__), name)
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f"{__name__}.{name} needs Hypothesis: pip install 'trio-events[testing]'"
-            ) from error
 
 
 # ------------------------------------------------------------------------------------- recording

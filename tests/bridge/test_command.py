@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -163,6 +164,8 @@ def test_tail_shows_what_comes_after_an_entry_that_is_no_text(
         (["send", "URL", "a", "k", ""], 2, "path must not be empty"),
         (["send", "URL", "$a", "k", "/x"], 2, "reserved"),
         (["send", "URL", "a", "k", "/x", "{"], 2, "the data is not JSON"),
+        (["send", "URL", "a", "k", "/x", "[" * 50_000], 2, "the data is not JSON"),
+        (["send", "URL", "a", "k", "/x", "[" * 50_000 + "]" * 50_000], 2, "the data is not JSON"),
         (["send", "URL", "a", "k", "/x", '"' + "x" * 300_000 + '"'], 2, "bytes"),
         (["tail", "URL", "a*", "--end"], 2, "wildcard"),
         (["info", "http://host"], 2, "not a scheme of a log"),
@@ -217,21 +220,18 @@ def test_a_missing_extra_is_said_in_a_line(module: str, words: list[str], extra:
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert module in done.stderr
-    assert done.stderr.endswith(f"; install {extra}\n")
+    assert done.stderr.endswith(f": pip install '{extra}'\n")
 
 
 def test_a_missing_extra_is_noticed_when_the_module_or_the_log_is_needed(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(*_: Any) -> None:
-        raise ImportError("No module named 'coredis'")
-
-    monkeypatch.setattr("trio_events.bridge._command.run", run)
-    assert main(["info", url]) == 2
-    assert "trio-events[redis]" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "trio_events.bridge._redis", None)
+    assert main(["info", "redis://127.0.0.1"]) == 2
+    assert "pip install 'trio-events[redis]'" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "trio_events.bridge._command", None)
     assert main(["info", url]) == 2
-    assert "trio-events[bridge]" in capsys.readouterr().err
+    assert "pip install 'trio-events[bridge]'" in capsys.readouterr().err
 
 
 def test_questions_about_patterns_need_no_extra() -> None:
@@ -242,13 +242,61 @@ def test_questions_about_patterns_need_no_extra() -> None:
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
-def test_a_reader_that_has_gone_ends_the_command(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "valkey"])
+@pytest.mark.parametrize("words", [["tail", "--end"], ["info"]])
+def test_a_reader_that_has_gone_ends_the_command(
+    kind: str,
+    words: list[str],
+    url: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if kind == "valkey":
+        server: Server = request.getfixturevalue("valkey")
+        url = f"{server.url}?log={tmp_path.name}"
     main(["send", url, "s", "k", "/1"])
+    capsys.readouterr()
     read, write_end = os.pipe()
     os.close(read)
     with os.fdopen(write_end, "w", encoding="utf-8") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        assert main(["tail", url, "--end"]) == 0
+        assert main([words[0], url, *words[1:]]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")],
+)
+def test_the_status_says_whether_the_answer_was_written_or_the_event_appended(
+    redirection: str, reason: str, url: str
+) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        command = shlex.join([sys.executable, "-m", "trio_events", *words])
+        done = subprocess.run(
+            ["sh", "-c", f"exec {command} {redirection}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout == ""
+        return done.returncode, done.stderr
+
+    assert run("send", url, "s", "k", "/1") == (0, "")
+    assert run("info", url) == (1, f"{PROGRAM}: can't write to stdout: {reason}\n")
+    assert run("tail", url, "--end") == (1, f"{PROGRAM}: can't write to stdout: {reason}\n")
+
+
+def test_without_stdout_an_event_is_appended_and_an_answer_is_an_error(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["send", url, "s", "k", "/1"]) == 0
+    assert main(["info", url]) == 1
+    assert capsys.readouterr().err == f"{PROGRAM}: can't write to stdout: Bad file descriptor\n"
 
 
 def test_a_log_that_goes_away_meanwhile_is_unavailable(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from rich.console import Console
+from rich.console import Console, Group
 from trio.testing import wait_all_tasks_blocked
 
 from trio_events import Overflow, _supervisor, open_event_bus
@@ -21,7 +22,7 @@ from trio_events.__main__ import main
 from trio_events.devtools import serve_map
 from trio_events.devtools._client import MapError, ask, fetch
 from trio_events.devtools._script import run_script
-from trio_events.devtools._top import Rates, bar, order, top
+from trio_events.devtools._top import Encodable, Rates, bar, order, top
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 TIME_LIMIT = 60
@@ -47,9 +48,8 @@ async def test_top_without_a_terminal_prints_one_table() -> None:
             sending, receiving = trio.open_memory_channel[str](1)
             nursery.start_soon(run_shop, sending)
             url = await receiving.receive()
-            out = io.StringIO()
-            await top(url, Console(file=out, width=160))
-            lines = out.getvalue().splitlines()
+            lines: list[str] = []
+            await top(url, Console(width=160, force_terminal=False), lines.append)
             assert lines[0].startswith("trio_events top")
             assert "1 waiting to send" in lines[0]
             assert lines[2].split()[:3] == ["READER", "READS", "IN/S"]
@@ -84,7 +84,7 @@ async def test_top_on_a_terminal_goes_on_until_q(monkeypatch: pytest.MonkeyPatch
                 os.write(keyboard, b"xq")
 
             nursery.start_soon(type_keys)
-            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40), print)
             nursery.cancel_scope.cancel()
 
 
@@ -108,7 +108,7 @@ async def test_top_on_a_terminal_ends_with_the_program(monkeypatch: pytest.Monke
                 scope.cancel()
 
             nursery.start_soon(end)
-            await top(url, Console(file=out, force_terminal=True, width=160, height=40))
+            await top(url, Console(file=out, force_terminal=True, width=160, height=40), print)
 
 
 async def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +121,41 @@ async def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
             nursery.cancel_scope.cancel()
     assert status == 0
     assert capsys.readouterr().out.startswith("flowchart LR\n")
+
+
+CASES = [
+    (">&-", 1, "python -m trio_events: can't write to stdout: Bad file descriptor\n"),
+    (">/dev/full", 1, "python -m trio_events: can't write to stdout: No space left on device\n"),
+    ("| head -n 0", 0, ""),
+    ("| cat", 0, ""),
+]
+
+
+@pytest.mark.parametrize("command", ["top", "graph"])
+@pytest.mark.parametrize(("redirection", "status", "says"), CASES)
+async def test_any_stdout_will_do_and_if_it_cannot_be_written_that_is_said_in_one_line(
+    command: str, redirection: str, status: int, says: str
+) -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            url = await nursery.start(serve_map, bus)
+            await bus.subscribe("größe")
+            await bus.send("größe", "…", "/1")
+            words = shlex.join([sys.executable, "-m", "trio_events", command, url])
+            done = await trio.run_process(
+                ["sh", "-c", f"({words}; echo $? >&2) {redirection}"],
+                capture_stdout=True,
+                capture_stderr=True,
+                env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "160"},
+            )
+            nursery.cancel_scope.cancel()
+    assert done.stderr.decode() == f"{says}{status}\n"
+    if redirection == "| cat" and command == "top":
+        lines = done.stdout.decode("ascii").splitlines()
+        assert lines[3].split()[:4] == ["nobody", "gr??e", "0.0", "............"]
+        assert "* nobody has read gr??e  1 event unread" in lines
+    elif redirection == "| cat":
+        assert '(["gr\\xf6\\xdfe #8230;"])' in done.stdout.decode("ascii")
 
 
 PROGRAM = """
@@ -148,6 +183,55 @@ def test_map_runs_a_program_and_says_where_the_map_is(
     with pytest.raises(ZeroDivisionError):
         run_script(str(script), ["fail"], io.StringIO())
     assert (_supervisor._supervise, sys.argv, sys.path) == (supervise, argv, path)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | head -n 0"])
+def test_a_program_runs_in_front_of_the_map_even_if_stderr_cannot_be_written(
+    redirection: str, tmp_path: Path
+) -> None:
+    script, finished = tmp_path / "program.py", tmp_path / "finished"
+    script.write_text(f"{PROGRAM}\nopen(sys.argv[1], 'w').close()\n")
+    command = shlex.join([sys.executable, "-m", "trio_events", "map", str(script), str(finished)])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirection}"],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert finished.exists()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "The map" not in done.stdout
+
+
+def test_a_report_that_was_closed_does_not_disturb_the_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    report = io.StringIO()
+    report.close()
+    for nowhere in (None, report):
+        run_script(str(script), [], nowhere)
+        assert capsys.readouterr() == (f"{[str(script)]} __main__\n", "")
+
+
+def test_a_map_that_cannot_be_served_is_logged_and_does_not_disturb_the_program(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("trio_events.devtools._script.serve_observer", fail)
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    assert main(["map", str(script)]) == 0
+    assert capsys.readouterr() == (f"{[str(script)]} __main__\n", "")
+    assert [record.getMessage() for record in caplog.records] == ["the live map has failed"]
 
 
 DRAINING = """
@@ -184,6 +268,8 @@ def test_map_of_a_program_that_is_interrupted(
     script = tmp_path / "program.py"
     script.write_text("raise KeyboardInterrupt")
     assert main(["map", str(script)]) == 130
+    script.write_text("raise BaseExceptionGroup('a nursery was open', [KeyboardInterrupt()])")
+    assert main(["map", str(script)]) == 130
     assert main(["map", str(tmp_path / "none.py")]) == 1
     assert "can't read" in capsys.readouterr().err
 
@@ -207,7 +293,9 @@ def test_the_examples_run_in_front_of_the_map() -> None:
         ("nonsense", "is not the URL of a live map"),
         ("http://127.0.0.1:99999/x/", "is not the URL of a live map"),
         ("https://127.0.0.1:1/x/", "is not the URL of a live map"),
+        ("http://127.0.0.1:1/a b/", "is not the URL of a live map"),
         ("http://127.0.0.1:1/x/", "has the program ended?"),
+        ("http://no..host:1/x/", "has the program ended?"),
     ],
 )
 def test_a_url_without_a_map_is_said_in_one_line(
@@ -242,18 +330,69 @@ async def serve_raw(  # noqa: ASYNC114  # it is started in a nursery
     await trio.serve_listeners(answer, [listener])
 
 
-HEAD = b"HTTP/1.1 200 \r\nContent-Length: 1000\r\n\r\n"
+def head(kind: bytes, size: int = 1000) -> bytes:
+    return b"HTTP/1.1 200 \r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, size)
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense\r\n\r\n", HEAD, HEAD + b"data: {"])
-async def test_a_program_that_ends_is_the_end_of_the_answer(data: bytes) -> None:
+STREAM, PLAIN = head(b"text/event-stream; charset=utf-8"), head(b"Text/Plain")
+
+
+@pytest.mark.parametrize("data", [STREAM, STREAM + b"data: {", head(b"text/event-stream", 0)])
+async def test_a_program_that_ends_is_the_end_of_a_stream(data: bytes) -> None:
     with trio.fail_after(TIME_LIMIT):
         async with trio.open_nursery() as nursery:
             port = await nursery.start(serve_raw, data)
             async with ask(f"http://127.0.0.1:{port}/x/", "stream") as answer:
                 assert await answer.state() is None
             with pytest.raises(MapError, match="has ended"):
-                await top(f"http://127.0.0.1:{port}/x/", Console(file=io.StringIO()))
+                await top(f"http://127.0.0.1:{port}/x/", Console(force_terminal=False), print)
+            nursery.cancel_scope.cancel()
+
+
+NO_MAPS = [
+    (b"", "gives no answer"),
+    (b"-ERR unknown command\r\n\r\n", "gives no answer"),
+    (b"HTTP/1.1 103 \r\n\r\n" + head(b"text/html", 5) + b"<html", "no live map"),
+    (b"HTTP/1.1 200 \r\n\r\n", "no live map"),
+    (b"HTTP/1.1 302 \r\nLocation: /elsewhere\r\n\r\n", "answers 302: no live map"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "data", "says"),
+    [
+        *((command, *case) for command in ("graph", "top") for case in NO_MAPS),
+        ("graph", PLAIN, "has ended"),
+        ("graph", PLAIN + b"flowchart LR\n", "has ended"),
+        ("graph", head(b"text/plain", 5) + b"hello", "no live map"),
+        ("top", head(b"text/event-stream", 9) + b"data: {\n\n", "something else"),
+        ("top", head(b"text/event-stream", 10) + b"data: {}\n\n", "something else"),
+        ("top", head(b"text/event-stream", 9) + b"data: 7\n\n", "something else"),
+    ],
+)
+async def test_another_server_or_half_an_answer_is_said_in_one_line(
+    command: str, data: bytes, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve_raw, data)
+            url = f"http://127.0.0.1:{port}/x/"
+            status = await trio.to_thread.run_sync(main, [command, url])
+            nursery.cancel_scope.cancel()
+    printed = capsys.readouterr()
+    assert (status, printed.out, printed.err.count("\n")) == (1, "", 1)
+    assert says in printed.err
+
+
+async def test_on_a_terminal_another_server_is_the_same_error() -> None:
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve_raw, STREAM + b"data: {}\n\n")
+            out = io.StringIO()
+            with pytest.raises(MapError, match="something else"):
+                console = Console(file=out, force_terminal=True)
+                await top(f"http://127.0.0.1:{port}/x/", console, print)
+            assert out.getvalue() == ""
             nursery.cancel_scope.cancel()
 
 
@@ -287,6 +426,18 @@ def test_what_is_stuck_comes_first_then_what_loses_then_by_rate() -> None:
     assert rates["nothing"] == 0
     rows = [row(3), row(4), row(2, dropped=1), row(1, waiting=1)]
     assert [each["id"] for each in order(rows, rates)] == [1, 2, 4, 3]
+
+
+def test_columns_stay_where_the_terminal_has_no_other_characters() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "ascii")
+    console = Console(file=out, width=40, force_terminal=False)
+    console.print(Encodable(Group(bar(0.13), "größe × 2 ●…", "plain")))
+    out.flush()
+    assert out.buffer.getvalue().decode().splitlines() == [
+        "# ..........",
+        "gr??e x 2 *~",
+        "plain",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,9 @@ async def test_it_listens_on_the_loopback_address_under_a_random_path() -> None:
             other.path,
             one.path[:-1],
             one.path[:-2] + "/",
+            "//[/x",
+            "http://[/x",
+            "http://a]b/",
         ):
             status, _, _ = await one.request(target=target)
             assert status == 404, target
@@ -308,4 +311,23 @@ async def test_a_port_that_is_taken_is_an_error_and_nothing_is_left() -> None:
     async with mapped() as served, open_event_bus() as bus:
         with pytest.raises(OSError, match="in use"):
             await serve_map(bus, served.port)
+        assert not bus._core.instruments.watched_sends
+
+
+@pytest.mark.parametrize(
+    ("port", "error"),
+    [
+        (-1, ValueError),
+        (65536, ValueError),
+        (True, TypeError),
+        (80.0, TypeError),
+        ("80", TypeError),
+    ],
+)
+async def test_a_port_that_is_none_is_refused_before_anything_has_happened(
+    port: Any, error: type[Exception]
+) -> None:
+    async with open_event_bus() as bus:
+        with pytest.raises(error, match="port must be"), trio.fail_after(TIME_LIMIT):
+            await serve_map(bus, port)
         assert not bus._core.instruments.watched_sends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from pathlib import Path
@@ -187,6 +188,51 @@ async def test_a_file_that_cannot_be_written_is_an_error_at_once_or_at_the_end(
                 await bus.send("a", "k", "/1")
                 await trio.sleep(0.1)
         assert not bus._core.instruments.active
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_the_exception_of_the_block_leaves_it_even_if_the_file_cannot_be_written(
+    cancelled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_event_bus() as bus:
+        with trio.CancelScope() as scope, contextlib.suppress(ZeroDivisionError):
+            async with record_trace(bus, "/dev/full"):
+                await bus.send("a", "k", "/1")
+                if cancelled:
+                    scope.cancel()
+                    await trio.lowlevel.checkpoint()
+                raise ZeroDivisionError
+        assert scope.cancelled_caught is cancelled
+        assert not bus._core.instruments.active
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the trace /dev/full could not be written: ")
+
+
+async def test_a_counter_belongs_to_one_subscription_and_ends_at_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_trace, "_EVERY", 0)  # each event is counted
+    file = tmp_path / "trace.json"
+    async with open_event_bus() as bus:
+        first = await bus.subscribe("a")
+        async with record_trace(bus, file):
+            await bus.send("a", "k", "/1")
+            await bus.subscribe("b", "k")
+            await bus.send("b", "k", "/2")
+            await wait_all_tasks_blocked()
+            first.close()
+            (await bus.subscribe("never counted")).close()
+            await bus.subscribe("c")
+            await bus.send("c", "k", "/3")
+            await wait_all_tasks_blocked()
+    counters: dict[str, list[int]] = {}
+    for entry in read(file):
+        if entry["ph"] == "C":
+            counters.setdefault(entry["name"], []).append(entry["args"]["events"])
+    a, b, c = (f"unread {name}" for name in ("1: a ", "2: b k", "3: c "))
+    assert list(counters) == [a, b, c]
+    assert counters[a][-2:] == [1, 0]
+    assert (counters[b][-1], counters[c][-1]) == (1, 1)
 
 
 async def test_a_tracer_that_was_removed_ends_its_file_all_the_same(tmp_path: Path) -> None:

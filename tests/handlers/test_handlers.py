@@ -73,6 +73,11 @@ class Notebook:
         SEEN.append(event.path)
 
 
+class Unprintable(Notebook):
+    def __repr__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
 @pytest.fixture(autouse=True)
 def nothing_seen() -> None:
     SEEN.clear()
@@ -88,6 +93,7 @@ HANDLERS: dict[str, tuple[Any, list[str]]] = {
     "an object": (Notebook(), ["/x"]),
     "a partial function": (functools.partial(note_twice, prefix="!"), ["!/x", "!/x"]),
     "a partial object": (functools.partial(Notebook(), prefix="!"), ["!/x"]),
+    "an object without a repr": (Unprintable(), ["/x"]),
 }
 
 

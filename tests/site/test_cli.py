@@ -92,10 +92,30 @@ def test_the_status_is_the_answer_even_if_the_reader_has_gone(name: str, status:
     assert (done.returncode, done.stderr) == (status, b"")
 
 
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("words", ["match a* a", "match a a..b", "info nonsense", "graph nonsense"])
+def test_the_status_is_the_same_even_if_stderr_cannot_be_written(
+    redirection: str, words: str
+) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m trio_events {words} {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
+    assert done.returncode == (1 if words.startswith("graph") else 2)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
 def test_without_stdout_the_status_is_still_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["match", "a", "a"]) == 0
     assert main(["match", "a", "b"]) == 1
+
+
+def test_without_stderr_an_error_is_not_written_to_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["match", "a*", "a"]) == 2
+    assert main(["graph", "nonsense"]) == 1
+    assert capsys.readouterr().out == ""
 
 
 BAD_PATTERNS = [

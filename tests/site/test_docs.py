@@ -15,6 +15,7 @@ How a page is written for it:
 Time does not pass: where a program sleeps, the clock jumps.
 """
 
+import ast
 import functools
 import logging
 import re
@@ -127,6 +128,28 @@ def test_a_program_does_what_the_page_says(
     assert "".join(f"{record.getMessage()}\n" for record in caplog.records) == block.logs
     if block.prints is not None:
         assert printed.out == block.prints
+
+
+# These have to be imported by themselves. Here they are already, so that no program would fail.
+SUBMODULES = {"trio": {"testing"}, "trio_events": {"bridge", "devtools", "telemetry", "testing"}}
+
+
+@pytest.mark.parametrize("block", written_in("python"))
+def test_a_program_imports_the_modules_that_it_uses(block: Block) -> None:
+    imported, names = set[str](), dict[str, str]()
+    tree = ast.parse(block.body)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                imported.add(alias.name)
+                names[alias.asname or alias.name.partition(".")[0]] = alias.name
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = names.get(node.value.id, "").partition(".")[0]
+            if node.attr in SUBMODULES.get(module, ()):
+                assert f"{module}.{node.attr}" in imported
 
 
 @pytest.mark.parametrize("block", written_in("console"))

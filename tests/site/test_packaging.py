@@ -86,6 +86,12 @@ def test_the_lowest_classifier_is_what_pip_requires() -> None:
     assert PYPROJECT["project"]["requires-python"] == f">=3.{min(minors)}"
 
 
+def test_every_extra_is_on_the_page_about_installing() -> None:
+    page = (ROOT / "docs/installing.md").read_text("utf-8")
+    listed = re.findall(r"^\| `'trio-events\[(\w+)\]'` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted(PYPROJECT["project"]["optional-dependencies"])
+
+
 def test_pre_commit_runs_the_same_versions_as_make_lint() -> None:
     hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
     pinned = dict(r.split("==") for r in PYPROJECT["dependency-groups"]["lint"] if "[" not in r)

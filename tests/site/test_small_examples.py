@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,17 @@ def test_a_slow_subscriber_shows_each_policy_and_the_log_names_each_loss() -> No
     warnings = r"WARNING: subscription 'numbers' \(.*03_slow_subscriber\.py:\d+\) .*\((\w+)\); .*\n"
     assert re.findall(warnings, stderr) == ["drop_oldest", "drop_incoming", "close", "latest"]
     assert stderr.count("\n") == 4
+
+
+def test_ctrl_c_ends_the_shop_of_the_map_quietly() -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "08_map.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shop:
+        assert shop.stdout is not None
+        assert shop.stdout.readline().startswith(b"The map: http://")
+        shop.send_signal(signal.SIGINT)
+        stdout, stderr = shop.communicate(timeout=60)
+    assert (shop.returncode, stdout) == (0, b"")
+    assert b"KeyboardInterrupt" not in stderr
 
 
 def test_the_shop_of_the_map_says_where_the_map_is() -> None:

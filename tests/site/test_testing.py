@@ -582,9 +582,9 @@ def test_without_hypothesis_only_the_strategies_are_missing() -> None:
         timeout=60,
         check=False,
     )
-    advice = "needs Hypothesis: pip install 'trio-events[testing]'"
+    advice = "needs hypothesis: pip install 'trio-events[testing]'"
     assert done.stdout == f"trio_events.testing.names {advice}\n"
-    assert done.stderr.endswith(f"ImportError: trio_events.testing.patterns {advice}\n")
+    assert done.stderr.endswith(f"ModuleNotFoundError: trio_events.testing.patterns {advice}\n")
 
 
 def test_the_strategies_ask_for_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:

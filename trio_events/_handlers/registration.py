@@ -11,7 +11,7 @@ import attrs
 
 from .._core.buffer import Overflow, check_count
 from .._event import Event
-from .._names.pattern import ExactPath
+from .._names.pattern import ExactPath, shown
 from .._terms import Terms
 from .supervision import Log, OnError, Propagate
 
@@ -32,7 +32,7 @@ def is_async(function: object) -> bool:
 
 def name_of(handler: object) -> str:
     """The name of a handler, for messages."""
-    return getattr(handler, "__qualname__", None) or repr(handler)
+    return getattr(handler, "__qualname__", None) or shown(handler)
 
 
 def place_of(handler: object) -> str | None:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .._extras import extra
 from .._public import show_under
-from ._bridge import Bridge, BridgeStatistics, open_bridge
-from ._follower import Follower, FollowerStatistics
-from ._group import TooManyAttemptsError
-from ._log import (
-    Claim,
-    Entry,
-    EventLog,
-    GroupState,
-    LogRefusedError,
-    LogSession,
-    LogUnavailableError,
-    MemoryLog,
-)
-from ._sqlite import SqliteLog
+
+with extra("bridge", __name__):
+    from ._bridge import Bridge, BridgeStatistics, open_bridge
+    from ._follower import Follower, FollowerStatistics
+    from ._group import TooManyAttemptsError
+    from ._log import (
+        Claim,
+        Entry,
+        EventLog,
+        GroupState,
+        LogRefusedError,
+        LogSession,
+        LogUnavailableError,
+        MemoryLog,
+    )
+    from ._sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from ._redis import RedisLog
@@ -51,7 +54,8 @@ show_under(__name__, [globals()[name] for name in __all__ if name != "RedisLog"]
 def __getattr__(name: str) -> Any:
     # Only when it is used, because it needs coredis, and the other logs don't.
     if name == "RedisLog":
-        from ._redis import RedisLog  # noqa: PLC0415
+        with extra("redis", f"{__name__}.RedisLog"):
+            from ._redis import RedisLog  # noqa: PLC0415
 
         show_under(__name__, [RedisLog])
         return RedisLog

@@ -37,7 +37,7 @@ def run(words: argparse.Namespace, show: Print, warn: Print) -> None:
     Raises:
       ValueError: If something is not what it should be.
       EventBusError: As a session of the log.
-      OSError: If the answer can't be written.
+      Exception: Whatever `show` raises.
     """
     log = open_log(words.log)
     if words.question == "tail":
@@ -45,23 +45,21 @@ def run(words: argparse.Namespace, show: Print, warn: Print) -> None:
         interest = Interest.of(words.system, words.kind)
         trio.run(_tail, log, interest, words.after, words.end, show, warn)
     elif words.question == "send":
-        event = Event(
-            plain_name(words.system, "system"),
-            plain_name(words.kind, "kind"),
-            plain_path(words.path),
-            _json(words.data),
-        )
-        show(str(trio.run(_send, log, event)))
+        writer = secrets.token_hex(6)
+        show(str(trio.run(_send, log, writer, _entry(words, writer))))
     elif isinstance(log, SqliteLog) and not os.path.exists(log.path):
         raise ValueError(f"there is no file {log.path!r}")
     else:
         trio.run(_info, log, show)
 
 
-def _json(text: str) -> object:
+def _entry(words: argparse.Namespace, writer: str) -> bytes:
+    system, kind = plain_name(words.system, "system"), plain_name(words.kind, "kind")
+    path, now = plain_path(words.path), datetime.datetime.now(datetime.UTC)
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        event = Event(system, kind, path, msgspec.json.decode(words.data))
+        return encode(event, writer, 1, socket.gethostname(), now)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"the data is not JSON: {error}") from error
 
 
@@ -92,10 +90,7 @@ def _one_line(entry: bytes) -> str:
         raise MalformedError(str(error)) from error
 
 
-async def _send(log: EventLog, event: Event) -> int:
-    now = datetime.datetime.now(datetime.UTC)
-    writer = secrets.token_hex(6)
-    entry = encode(event, writer, 1, socket.gethostname(), now)
+async def _send(log: EventLog, writer: str, entry: bytes) -> int:
     async with log.open() as session:
         return await session.append(writer, 1, [entry], 0)
 

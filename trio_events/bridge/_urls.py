@@ -6,6 +6,7 @@ import ssl
 from typing import Any, Final, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from .._extras import extra
 from ._log import EventLog
 from ._sqlite import SqliteLog, Synchronous
 
@@ -51,7 +52,8 @@ def _sqlite(parts: SplitResult) -> EventLog:
 
 
 def _redis(parts: SplitResult) -> EventLog:
-    from ._redis import RedisLog  # noqa: PLC0415  # it needs coredis, and SQLite doesn't
+    with extra("redis", f"a log at {parts.scheme}://"):
+        from ._redis import RedisLog  # noqa: PLC0415  # it needs coredis, and SQLite doesn't
 
     options = _options(parts, "max_events", "log")
     db = parts.path.removeprefix("/")

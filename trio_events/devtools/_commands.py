@@ -8,25 +8,40 @@ from collections.abc import Sequence
 import trio
 from rich.console import Console
 
-from ._client import MapError, fetch
+from ._client import MapError, graph
 from ._script import run_script
-from ._top import top
+from ._top import Print, top
 
 
-def run(question: str, words: Sequence[str]) -> int:
-    """Run one of them; returns the exit status."""
+def run(question: str, words: Sequence[str], show: Print, warn: Print) -> int:
+    """Run one of them.
+
+    Args:
+      question: The command.
+      words: The words after it.
+      show: Called with each line of the answer.
+      warn: Called with what went wrong.
+
+    Returns:
+      The exit status.
+    """
+    status = 0
     try:
-        match question:
-            case "map":
-                run_script(words[0], words[1:], sys.stderr)
-            case "top":
-                trio.run(top, words[0], Console())
-            case _:
-                graph = trio.run(fetch, words[0], "mermaid").decode("utf-8")
-                sys.stdout.write(graph)
-    except MapError as error:
-        print(f"python -m trio_events {question}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        try:
+            _run(question, words, show)
+        except MapError as error:
+            warn(str(error))
+            status = 1
+    except* KeyboardInterrupt:  # in a group if it came while a nursery was open
+        status = 130
+    return status
+
+
+def _run(question: str, words: Sequence[str], show: Print) -> None:
+    if question == "map":
+        run_script(words[0], words[1:], sys.stderr)
+    elif question == "top":
+        trio.run(top, words[0], Console(), show)
+    else:
+        for line in trio.run(graph, words[0]).splitlines():
+            show(line)

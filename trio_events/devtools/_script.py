@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import trio
 
@@ -17,14 +18,17 @@ from ._client import MapError
 from ._observer import Observer
 from ._server import serve_observer
 
+_log: Final = logging.getLogger("trio_events.devtools")
 
-def run_script(script: str, arguments: Sequence[str], report: TextIO) -> None:
+
+def run_script(script: str, arguments: Sequence[str], report: TextIO | None) -> None:
     """Run a Python program as `python SCRIPT` does, with every bus that it opens on a map.
 
     Args:
       script: The file.
       arguments: The words after it.
-      report: Where the URL of each map is written.
+      report: Where the URL of each map is written. None, or a file that can't be written, doesn't
+        disturb the program.
 
     Raises:
       MapError: If the file can't be read.
@@ -58,10 +62,22 @@ def run_script(script: str, arguments: Sequence[str], report: TextIO) -> None:
         sys.argv, sys.path = argv, path
 
 
-async def _serve(observer: Observer, scope: trio.CancelScope, report: TextIO) -> None:
+async def _serve(  # noqa: ASYNC910  # it waits until cancelled, or has failed
+    observer: Observer, scope: trio.CancelScope, report: TextIO | None
+) -> None:
     # A system task: it belongs to no nursery of the program, and has none of its context variables.
+    # An exception that left it would end the program.
     with observer, scope:
-        async with trio.open_nursery() as nursery:
-            url = await nursery.start(serve_observer, observer)
-            print(f"The map of the bus: {url}", file=report, flush=True)
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as nursery:
+                _report(await nursery.start(serve_observer, observer), report)
+                await trio.sleep_forever()
+        except* Exception:  # noqa: BLE001  # the program goes on without a map
+            _log.exception("the live map has failed")
+
+
+def _report(url: str, report: TextIO | None) -> None:
+    if report is None:  # stderr was closed, and `print` would write to stdout
+        return
+    with suppress(OSError, ValueError):  # the reader has gone, or the file was closed
+        print(f"The map of the bus: {url}", file=report, flush=True)

@@ -17,6 +17,7 @@ import h11
 import trio
 
 from .._bus import EventBus
+from .._names.pattern import shown
 from ._observer import Observer
 
 _log: Final = logging.getLogger("trio_events.devtools")
@@ -70,8 +71,14 @@ async def serve_map(  # noqa: ASYNC114, ASYNC128  # `serve_listeners` starts it
       task_status: Passes the URL to `nursery.start`.
 
     Raises:
+      TypeError: If `port` or `max_events` isn't an int.
+      ValueError: If `port` isn't from 0 to 65535, or `max_events` is less than 1.
       OSError: If the port isn't free.
     """
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"port must be an int, not {shown(port)}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, not {port}")
     with Observer(bus, max_events) as observer:
         await serve_observer(observer, port, task_status=task_status)
 
@@ -146,7 +153,10 @@ class _Server:
         allowed = [f"{name}:{self.port}".encode() for name in ("127.0.0.1", "localhost")]
         if len(hosts) != 1 or hosts[0] not in allowed:
             raise _RefusedError(403, "only for this machine")
-        url = urlsplit(request.target.decode("ascii", "replace"))
+        try:
+            url = urlsplit(request.target.decode("ascii", "replace"))
+        except ValueError:
+            raise _RefusedError(404, "no such page") from None
         secret, slash, what = url.path.removeprefix("/").partition("/")
         known = secrets.compare_digest(secret.encode(), self.secret.encode())
         if request.method != b"GET" or not known or not slash:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeAlias, final
 
+import attrs
 import trio
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +19,7 @@ from ._client import MapError, ask
 from ._problems import BAD, patterns, place, seconds
 
 State: TypeAlias = dict[str, Any]
+Print: TypeAlias = Callable[[str], None]
 
 
 class Rates:
@@ -103,6 +107,31 @@ def picture(state: State, rates: Rates) -> Group:
     return Group(head, "", table, "", *problems)
 
 
+@final
+@attrs.frozen
+class Encodable:
+    """What `picture` returns, in the characters that the terminal has."""
+
+    _picture: Group
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        """What rich asks for."""
+        for segment in console.render(self._picture, options):
+            yield segment._replace(text=_encodable(segment.text, console.encoding))
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """The text with one character for each that is missing, so that the columns stay."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_INSTEAD).encode(encoding, "replace").decode(encoding)
+    return text
+
+
+_INSTEAD: Final = str.maketrans("█▏▎▍▌▋▊▉·×●…", "#       .x*~")
+
+
 def bar(fill: float, *, stuck: bool = False, width: int = 12) -> Text:
     """A gauge of a buffer."""
     eighths = round(min(fill, 1) * width * 8)
@@ -115,33 +144,39 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-async def top(url: str, console: Console) -> None:
-    """Show states as they come, until `q` is typed; without a terminal, one.
+async def top(url: str, console: Console, show: Print) -> None:
+    """Show states as they come, until `q` is typed; without a terminal, one, line by line.
 
     Raises:
       MapError: If there is no map at the URL.
     """
     rates = Rates()
     async with ask(url, "stream") as answer:
+        state = await answer.state()
         if not console.is_terminal:
-            for _ in range(2):  # until there are rates
-                latest = await answer.state()
-                if latest is None:
-                    raise MapError(f"the program at {url} has ended")
-                rates.update(latest)
-                shown = picture(latest, rates)
-            console.print(shown)
+            if state is not None:
+                rates.update(state)
+                state = await answer.state()  # from now on, there are rates
+            if state is None:
+                raise MapError(f"the program at {url} has ended")
+            rates.update(state)
+            segments = console.render(Encodable(picture(state, rates)))
+            for line in "".join(segment.text for segment in segments).splitlines():
+                show(line)
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_q, nursery.cancel_scope)
-                while (state := await answer.state()) is not None:
+                await nursery.start(_until_q, nursery.cancel_scope)
+                while state is not None:
                     rates.update(state)
-                    live.update(picture(state, rates), refresh=True)
+                    live.update(Encodable(picture(state, rates)), refresh=True)
+                    state = await answer.state()
                 nursery.cancel_scope.cancel()
 
 
-async def _until_q(scope: trio.CancelScope) -> None:
+async def _until_q(  # noqa: ASYNC114  # `top` starts it
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Cancel when `q` is typed. The terminal gives each key at once meanwhile."""
     import termios  # noqa: PLC0415  # not on every system
     import tty  # noqa: PLC0415
@@ -150,6 +185,7 @@ async def _until_q(scope: trio.CancelScope) -> None:
     before = termios.tcgetattr(keys)
     tty.setcbreak(keys)
     try:
+        task_status.started()
         while True:
             await trio.lowlevel.wait_readable(keys)
             if os.read(keys, 1) in (b"q", b""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ from .._event import Event
 from .._instruments import Instrument
 from .._subscription import Subscription
 from ._parties import ELSEWHERE, Lines, acting, handler_name, running_task, short_name
+
+_log: Final = logging.getLogger("trio_events.devtools")
 
 _EVERY: Final = 0.5
 """Seconds between two writes."""
@@ -43,7 +46,7 @@ async def record_trace(bus: EventBus, file: str | os.PathLike[str]) -> AsyncGene
     are lost; the last line of the file counts them. Entering and leaving are checkpoints.
 
     Raises:
-      OSError: If the file can't be written.
+      OSError: If the file can't be written. If the block raises as well, this is logged instead.
     """
     tracer = _Tracer(bus)
     writer = _Writer(tracer, file)
@@ -51,12 +54,21 @@ async def record_trace(bus: EventBus, file: str | os.PathLike[str]) -> AsyncGene
     try:
         bus.add_instrument(tracer)
         yield
-    finally:
-        if tracer in bus._core.instruments:
-            bus.remove_instrument(tracer)
-        tracer.finish()
-        with trio.CancelScope(shield=True):  # the file is written to its end
-            await trio.to_thread.run_sync(writer.close)
+    except BaseException:
+        try:
+            await _finish(bus, tracer, writer)  # noqa: ASYNC102  # what waits in it is shielded
+        except OSError as error:  # the exception of the block leaves it
+            _log.error("the trace %s could not be written: %s", file, error)
+        raise
+    await _finish(bus, tracer, writer)
+
+
+async def _finish(bus: EventBus, tracer: _Tracer, writer: _Writer) -> None:
+    if tracer in bus._core.instruments:
+        bus.remove_instrument(tracer)
+    tracer.finish()
+    with trio.CancelScope(shield=True):  # the file is written to its end
+        await trio.to_thread.run_sync(writer.close)
 
 
 @final
@@ -117,6 +129,8 @@ class _Tracer(Instrument):
         self._tracks: dict[str, int] = {}
         self._count = 0
         self._next_count = 0.0  # when buffers are counted
+        self._counted: dict[Subscription, str] = {}  # and their tracks
+        self._last_number = 0
         self._sends: dict[int, tuple[Event, int, str, str, float]] = {}  # by identity
         self._numbers: dict[int, tuple[Event, int]] = {}  # by identity: arrows from the latest
         self._order: deque[int] = deque()
@@ -144,10 +158,22 @@ class _Tracer(Instrument):
         if self._now() < self._next_count:
             return
         self._next_count = self._now() + _EVERY * 1e6
-        for number, subscription in enumerate(self._bus.subscriptions()):
-            name = f"{number}: {subscription.system} {subscription.kind or ''}"
-            queued = subscription.statistics().queued
-            self._add(ph="C", name=f"unread {name}", ts=self._now(), args={"events": queued})
+        for subscription in self._bus.subscriptions():
+            name = self._counted.get(subscription)
+            if name is None:
+                self._last_number += 1
+                patterns = f"{subscription.system} {subscription.kind or ''}"
+                name = self._counted[subscription] = f"unread {self._last_number}: {patterns}"
+            self._count_unread(name, subscription.statistics().queued)
+
+    def subscription_closed(self, subscription: Subscription) -> None:
+        """See `Instrument`."""
+        name = self._counted.pop(subscription, None)
+        if name is not None:
+            self._count_unread(name, 0)  # the end of its track
+
+    def _count_unread(self, name: str, events: int) -> None:
+        self._add(ph="C", name=name, ts=self._now(), args={"events": events})
 
     def before_send(self, event: Event) -> None:
         """See `Instrument`."""
