@@ -351,9 +351,9 @@ class SubscriptionActor:
           trio.ClosedResourceError: After `discard`.
         """
         front = self.buffer.front
-        if front and (
+        if (
             self.is_quick or (self.buffer.is_overfull and not self.core.instruments.watched_reads)
-        ):
+        ) and front:  # last, because a destructor may empty it while a property is asked
             return front.pop()
         if front and not self.must_settle:  # only instruments need to be called
             event = front.pop()
