@@ -671,6 +671,25 @@ async def test_several_tasks_may_wait_until_the_bus_is_idle(autojump_clock: Mock
     assert idle == [6, 6, 7]
 
 
+async def test_every_task_that_waits_for_quiet_returns_even_if_the_first_sends_an_event(
+    autojump_clock: MockClock,
+) -> None:
+    idle: list[float] = []
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            await bus.wait_idle()
+            if not idle:
+                bus.send_nowait("a", "k", "/x")
+            idle.append(trio.current_time())
+
+        bus.start_soon(partial(stage, await bus.subscribe("a"), seconds=3, got=[]))
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            nursery.start_soon(wait)
+    assert idle == [0, 3, 3]
+
+
 async def test_wait_idle_is_a_checkpoint_and_leaves_nothing_when_cancelled(
     autojump_clock: MockClock,
 ) -> None:
