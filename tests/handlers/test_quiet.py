@@ -838,6 +838,56 @@ async def test_drain_waits_until_consumers_of_the_bus_have_finished(
     assert len(got) == 5
 
 
+@pytest.mark.parametrize("reader", ["consumer", "task of the consumer"])
+async def test_drain_waits_for_the_tasks_of_a_consumer_even_if_the_one_that_read_has_ended(
+    reader: str, autojump_clock: MockClock
+) -> None:
+    done: list[str] = []
+
+    async def work(event: Event) -> None:
+        await trio.sleep(5)
+        done.append(event.path)
+
+    async def hand_out(subscription: Subscription, workers: trio.Nursery) -> None:
+        async for event in subscription:
+            workers.start_soon(work, event)
+
+    async def consume(subscription: Subscription) -> None:
+        async with trio.open_nursery() as nursery:
+            if reader == "consumer":
+                await hand_out(subscription, nursery)
+            else:
+                nursery.start_soon(hand_out, subscription, nursery)
+        done.append("consumer")
+
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        bus.start_soon(consume, subscription)
+        await bus.send("a", "k", "/x")
+        await trio.sleep(1)
+        await subscription.drain()
+        assert done == ["/x", "consumer"]
+        assert trio.current_time() == 5
+
+
+async def test_a_consumer_may_begin_to_read_what_another_of_its_tasks_drains(
+    autojump_clock: MockClock,
+) -> None:
+    got: list[str] = []
+
+    async def consume(subscription: Subscription) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscription.drain)
+            await wait_all_tasks_blocked()
+            await stage(subscription, seconds=1, got=got)
+
+    async with open_event_bus(drain_timeout=math.inf) as bus:
+        subscription = await bus.subscribe("a")
+        await send_all(bus, "a", 2)
+        bus.start_soon(consume, subscription)
+    assert got == ["/0", "/1"]
+
+
 async def test_drain_waits_until_readers_outside_have_read_everything(
     autojump_clock: MockClock,
 ) -> None:

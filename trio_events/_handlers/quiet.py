@@ -61,6 +61,9 @@ class _Wait:
     lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     """The place of those that found no quiet when they came."""
 
+    consumers: set[OwnedTask | None] = attrs.field(factory=set, init=False)
+    """The owners of the tasks that have read from the subscription, and may have ended since."""
+
 
 @final
 class Quiet(trio.abc.Instrument):
@@ -135,7 +138,10 @@ class Quiet(trio.abc.Instrument):
             return False
         if subject.worker is not None:
             return subject.worker.is_over
-        return self._busy.isdisjoint(subject.known_readers)
+        wait.consumers.update(map(self.owner, subject.known_readers))
+        # A consumer may read while another of its tasks waits here.
+        busy = (task for task in self._busy if task.custom_sleep_data is not wait.lot)
+        return wait.consumers.isdisjoint(map(self.owner, busy))
 
     async def wait(self, subject: SubscriptionActor | None = None, *, still: bool = False) -> None:
         """Wait for quiet. A checkpoint, always.
@@ -149,6 +155,8 @@ class Quiet(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
         wait = self._waits.setdefault(subject, _Wait(subject))
         wait.tasks += 1
+        if subject is not None:  # now, because a reader may be about to end
+            wait.consumers.update(map(self.owner, subject.known_readers))
         try:
             await trio.lowlevel.checkpoint()
             while not self._is_quiet(wait):
