@@ -180,6 +180,19 @@ async def test_a_failure_that_propagates_ends_the_bus(autojump_clock: MockClock)
             await bus.request("a", "k", "/1")
 
 
+async def test_a_failure_that_propagates_leaves_as_itself_however_long_the_hook_takes(
+    autojump_clock: MockClock,
+) -> None:
+    async def hook(letter: DeadLetter) -> None:
+        await trio.sleep(10)
+
+    with pytest.raises(Failure):
+        async with open_event_bus(on_dead_letter=hook) as bus:
+            await bus.serve(fail, "a", on_error=Propagate())
+            await bus.request("a", "ask", "/x")
+    assert trio.current_time() == 10
+
+
 @pytest.mark.usefixtures("quiet")
 async def test_a_request_is_not_answered_before_the_last_attempt(
     autojump_clock: MockClock,

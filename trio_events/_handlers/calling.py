@@ -22,7 +22,7 @@ from .._requests import Outcome, Reject, is_reply
 from .._subscription import Subscription
 from .quiet import OwnedTask
 from .registration import Handler, Registration, name_of
-from .staff import Staff, is_cancelled, unprotected
+from .staff import Staff, is_cancelled, joined, unprotected
 from .supervision import (
     CloseSubscription,
     DeadLetter,
@@ -318,9 +318,12 @@ class HandlerActor:
             else:
                 verdict = verdict_of(policy)
                 self.actor.tell("handler_failed", event, failure, self.treatment)
-                await self._give_up(event, failure, verdict)
                 if isinstance(verdict, Propagate):
-                    raise caught
+                    rest = caught
+                try:
+                    await self._give_up(event, failure, verdict)
+                except BaseException as error:  # noqa: ASYNC103, BLE001  # raised below
+                    rest = joined(rest, error)
             if rest is not None:
                 raise rest
             return pause  # noqa: ASYNC910  # likewise
@@ -342,24 +345,24 @@ class HandlerActor:
             case _ as never:
                 assert_never(never)
         # An exception that ends the bus must leave alone, without that of the request.
-        request = self.actor.core.requests.known.get(id(event))
-        if (
-            self._reply is not None
-            and request is not None
-            and request.answer is Answer.MISSING
-            and not isinstance(verdict, Propagate)
-        ):
-            try:
-                await self._reply(event, request, "failed", text_of(failure))
-            except Exception as error:  # noqa: BLE001  # the failure itself is what matters
-                self._report(event, error, "; the reply could not be sent")
-        self.actor.core.requests.let_go((event,), self.actor)
+        if not isinstance(verdict, Propagate):
+            await self._fail_request(event, failure)
         letter = DeadLetter(event, failure, self._subscription)
         self._instruments.tell("event_failed", letter)
         if self._on_dead_letter is not None:
             await _tell(self._on_dead_letter, letter)
 
     # Responders
+
+    async def _fail_request(self, event: Event[Any], failure: Exception) -> None:  # noqa: ASYNC910  # there may be no request
+        """Reply that the responder has failed, and note that there won't be another reply."""
+        request = self.actor.core.requests.known.get(id(event))
+        if self._reply and request and request.answer is Answer.MISSING:
+            try:
+                await self._reply(event, request, "failed", text_of(failure))
+            except Exception as error:  # noqa: BLE001  # the failure itself is what matters
+                self._report(event, error, "; the reply could not be sent")
+        self.actor.core.requests.let_go((event,), self.actor)
 
     async def _respond(self, event: Event[Any]) -> tuple[Outcome, object]:
         """Call the responder; returns what to reply."""
