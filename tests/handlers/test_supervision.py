@@ -1056,6 +1056,28 @@ async def test_an_overflow_propagates_after_what_was_buffered(
     assert tasks_living() == before
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_an_overflow_leaves_as_itself_although_several_tasks_wait_for_events(
+    ordered: bool,
+) -> None:
+    recorder = Recorder()
+    with pytest.raises(SubscriptionOverflowError):
+        async with open_event_bus() as bus:
+            await bus.on(
+                recorder,
+                "a",
+                concurrency=4,
+                ordered=ordered,
+                max_buffer_size=1,
+                overflow=Overflow.CLOSE,
+            )
+            await wait_all_tasks_blocked()
+            for i in range(6):
+                bus.send_nowait("a", "k", f"/{i}")
+            await trio.sleep_forever()
+    assert recorder.seen[0] == "/0"
+
+
 @pytest.mark.parametrize("policy", [Log(), CloseSubscription(), Retry(then=Log())], ids=repr)
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_an_overflow_is_logged_once_and_the_bus_goes_on(

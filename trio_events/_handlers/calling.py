@@ -210,9 +210,9 @@ class HandlerActor:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended
+            self.actor.discard(_HERE)  # nothing is left, but the other tasks needn't report it
             if isinstance(verdict_of(self._registration.on_error), Propagate):
                 raise
-            self.actor.discard(_HERE)  # nothing is left, but the other tasks needn't report it
             self.actor.core.notices.add(HandlerEnded(error))
             return None
         finally:
