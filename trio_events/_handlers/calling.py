@@ -210,6 +210,8 @@ class HandlerActor:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended
+            if self.actor.buffer.aside:  # the last task that handles these reports it
+                return None
             self.actor.discard(_HERE)  # nothing is left, but the other tasks needn't report it
             if isinstance(verdict_of(self._registration.on_error), Propagate):
                 raise
