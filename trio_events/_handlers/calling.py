@@ -21,7 +21,7 @@ from .._instruments import Instruments
 from .._requests import Outcome, Reject, is_reply
 from .._subscription import Subscription
 from .quiet import OwnedTask
-from .registration import Handler, Registration, name_of
+from .registration import Handler, Registration
 from .staff import Staff, is_cancelled, joined, unprotected
 from .supervision import (
     CloseSubscription,
@@ -100,7 +100,7 @@ class HandlerActor:
     @property
     def name(self) -> str:
         """The name of the handler."""
-        return name_of(self.handler)
+        return self._registration.name
 
     @property
     def treatment(self) -> str:
@@ -126,7 +126,7 @@ class HandlerActor:
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks in a nursery, with the context variables of the caller."""
         self.actor.worker = self
-        name = name_of(self.handler)
+        name = self.name
         for _ in range(self._registration.concurrency):
             owned = OwnedTask(name, self._turn)
             self._tasks[owned] = None
@@ -189,7 +189,7 @@ class HandlerActor:
         events = self.actor.buffer.unread + self._not_begun
         self.actor.discard(_HERE)
         if events or self._calls_cut:
-            name = name_of(self.handler)
+            name = self.name
             self.actor.core.notices.add(WorkLeft(self.actor, name, reason, self._calls_cut, events))
 
     async def _next(self) -> Event[Any] | None:
@@ -386,7 +386,7 @@ class HandlerActor:
 
     def activity(self) -> str:
         """What the handler is doing."""
-        name = name_of(self.handler)
+        name = self.name
         events = [owned.event for owned in self._tasks if owned.event is not None]
         calls = [*map(names_of, events[:3])]
         if len(events) > len(calls):
@@ -395,14 +395,14 @@ class HandlerActor:
 
     def _add_note(self, event: Event[Any], failure: Exception) -> None:
         note = (
-            f"{name_of(self.handler)} was handling the event {names_of(event)} of "
+            f"{self.name} was handling the event {names_of(event)} of "
             f"{self.actor.description()}, registered at {self._registered_at}"
         )
         with contextlib.suppress(Exception):  # some exceptions are frozen
             failure.add_note(note)
 
     def _report(self, event: Event[Any], failure: Exception, consequence: str) -> None:
-        name = name_of(self.handler)
+        name = self.name
         self.actor.core.notices.add(
             HandlerFailed(self.actor, name, names_of(event), failure, consequence)
         )
