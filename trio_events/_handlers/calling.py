@@ -374,10 +374,10 @@ class HandlerActor:
             else:
                 data = await unprotected(self.handler, event)
         except (Reject, ExceptionGroup) as error:
-            rejections = [leaf for leaf in leaves(error) if isinstance(leaf, Reject)]
+            rejections = [leaf.data for leaf in leaves(error) if isinstance(leaf, Reject)]
             if len(rejections) < len(list(leaves(error))):
                 raise
-            return "rejected", rejections[0].data  # noqa: ASYNC910  # as `_handle`
+            return "rejected", rejections[0]  # noqa: ASYNC910  # as `_handle`
         if isinstance(data, Event):
             raise TypeError(f"a responder returns the data of its reply, not an event: {data!r}")
         return "accepted", data
