@@ -651,6 +651,7 @@ class EventBus(metaclass=NoPublicConstructor):
         self._core.door.check_run()
         self._core.door.check_open()
         label = name_of(async_fn) if name is None else name
+        repr(async_fn if name is None else name)  # trio may need it, when it is too late to raise
         owned = OwnedTask(f"{label} (started at {caller()})")
         self._staff.join(owned)
         return owned

@@ -174,6 +174,28 @@ def test_wait_idle_returns_when_all_was_quiet_though_others_go_on_sending() -> N
     schedules.explore(program, orders=Orders.BOTH_WAYS, detours=3, cap=250)
 
 
+def test_a_wait_for_quiet_that_is_cancelled_does_not_delay_the_end_of_the_bus() -> None:
+    async def program(schedule: Schedule) -> None:
+        async def one_second(event: Event) -> None:
+            await trio.sleep(1)
+
+        async def wait_idle() -> None:
+            with scope:
+                await bus.wait_idle()
+
+        scope = trio.CancelScope()
+        async with open_event_bus() as bus, trio.open_nursery() as nursery:
+            await bus.on(one_second, "a")
+            await bus.send("a", "k", "/x")
+            nursery.start_soon(wait_idle)
+            async with schedule.explored():
+                scope.cancel()
+                bus.close()
+        assert trio.current_time() == 1
+
+    assert schedules.explore(program).complete
+
+
 def test_closing_while_senders_wait_and_messages_are_not_routed_lets_each_sender_go_once() -> None:
     async def program(schedule: Schedule) -> None:
         sent: list[str] = []

@@ -352,6 +352,23 @@ async def test_what_cannot_be_a_consumer_is_refused_early(
 
 
 @pytest.mark.parametrize("method", STARTERS)
+async def test_a_consumer_whose_repr_raises_is_refused_early(
+    method: str, autojump_clock: MockClock
+) -> None:
+    class Detached:
+        async def __call__(self, **status: object) -> None:
+            raise AssertionError("not reached")
+
+        def __repr__(self) -> str:
+            raise RuntimeError("not bound to a session")
+
+    async with open_event_bus() as bus:
+        with pytest.raises(RuntimeError, match="not bound to a session"):
+            await call(bus, method, Detached())
+    assert trio.current_time() == 0  # there is nothing to wait for
+
+
+@pytest.mark.parametrize("method", STARTERS)
 async def test_a_coroutine_object_is_refused_with_the_form_to_write(method: str) -> None:
     async with open_event_bus() as bus:
         with pytest.raises(TypeError) as caught:

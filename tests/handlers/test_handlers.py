@@ -114,6 +114,38 @@ async def test_an_async_mock_is_a_handler() -> None:
     mock.assert_awaited_once_with(Event("a", "k", "/x"))
 
 
+@attrs.define(eq=False, repr=False)
+class Detached:
+    """A handler that fails, and sooner or later has no `repr`."""
+
+    detached: bool
+
+    async def __call__(self, event: Event) -> None:
+        raise ValueError(event.path)
+
+    def __repr__(self) -> str:
+        if self.detached:
+            raise RuntimeError("not bound to a session")
+        return "<Row 1>"
+
+
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_handler_whose_repr_raises_is_supervised_like_others(
+    detached: bool, wrapped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = Detached(detached)
+    async with open_event_bus() as bus:
+        handlers = HandlerSet()
+        handlers.on("a", on_error=Log())(functools.partial(row) if wrapped else row)
+        [subscription] = await bus.include(handlers)
+        row.detached = True
+        for i in range(2):
+            await bus.send("a", "k", f"/{i}")
+    assert_books(subscription, delivered=2, failures=2)
+    assert ("<Row 1>" in caplog.text) is ("<Row 1>" in repr(handlers)) is (not detached)
+
+
 NO_HANDLERS: dict[str, Any] = {
     "a plain function": plain,
     "a lambda": lambda event: note(event),  # noqa: PLW0108  # that is the mistake

@@ -20,9 +20,11 @@ from trio_events import (
     EventBus,
     Log,
     Overflow,
+    Propagate,
     RequestFailedError,
     Retry,
     Subscription,
+    SubscriptionOverflowError,
     open_event_bus,
 )
 from trio_events._core.buffer import Buffer
@@ -212,6 +214,40 @@ async def test_a_full_subscription_drops_what_its_policy_says(
         else:
             assert gates.done == ["a1", "a2", "a3"]
             assert_books(subscription, delivered=3, dropped=2)
+
+
+@pytest.mark.parametrize("on_error", [Propagate(), Log()], ids=repr)
+async def test_what_is_set_aside_is_handled_after_an_overflow_has_ended_the_subscription(
+    on_error: Propagate | Log, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gates = Gates()
+
+    async def overflow() -> None:
+        async with open_event_bus() as bus:
+            subscription = await bus.on(
+                gates,
+                "s",
+                concurrency=3,
+                ordered=True,
+                max_buffer_size=3,
+                overflow=Overflow.CLOSE,
+                on_error=on_error,
+            )
+            for data in ("a1", "b1", "a2", "a3", "b2", "dropped"):
+                await send(bus, data)
+            assert_books(subscription, delivered=2, queued=3, dropped=1, handling=2)
+            await gates.release("b1", "b2")
+            assert_books(subscription, delivered=3, queued=2, dropped=1, handling=1)
+            await gates.release("a1", "a2", "a3")
+            assert_books(subscription, delivered=5, dropped=1)
+
+    if isinstance(on_error, Propagate):
+        with pytest.raises(SubscriptionOverflowError):
+            await overflow()
+    else:
+        await overflow()
+        assert "ended because its buffer of 3 events was full" in caplog.text
+    assert gates.done == ["b1", "b2", "a1", "a2", "a3"]
 
 
 async def test_what_is_set_aside_is_superseded_by_newer_events_of_its_path(

@@ -671,6 +671,25 @@ async def test_several_tasks_may_wait_until_the_bus_is_idle(autojump_clock: Mock
     assert idle == [6, 6, 7]
 
 
+async def test_every_task_that_waits_for_quiet_returns_even_if_the_first_sends_an_event(
+    autojump_clock: MockClock,
+) -> None:
+    idle: list[float] = []
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            await bus.wait_idle()
+            if not idle:
+                bus.send_nowait("a", "k", "/x")
+            idle.append(trio.current_time())
+
+        bus.start_soon(partial(stage, await bus.subscribe("a"), seconds=3, got=[]))
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            nursery.start_soon(wait)
+    assert idle == [0, 3, 3]
+
+
 async def test_wait_idle_is_a_checkpoint_and_leaves_nothing_when_cancelled(
     autojump_clock: MockClock,
 ) -> None:
@@ -817,6 +836,56 @@ async def test_drain_waits_until_consumers_of_the_bus_have_finished(
         assert trio.current_time() == 9
         await bus.send("a", "k", "/late")
     assert len(got) == 5
+
+
+@pytest.mark.parametrize("reader", ["consumer", "task of the consumer"])
+async def test_drain_waits_for_the_tasks_of_a_consumer_even_if_the_one_that_read_has_ended(
+    reader: str, autojump_clock: MockClock
+) -> None:
+    done: list[str] = []
+
+    async def work(event: Event) -> None:
+        await trio.sleep(5)
+        done.append(event.path)
+
+    async def hand_out(subscription: Subscription, workers: trio.Nursery) -> None:
+        async for event in subscription:
+            workers.start_soon(work, event)
+
+    async def consume(subscription: Subscription) -> None:
+        async with trio.open_nursery() as nursery:
+            if reader == "consumer":
+                await hand_out(subscription, nursery)
+            else:
+                nursery.start_soon(hand_out, subscription, nursery)
+        done.append("consumer")
+
+    async with open_event_bus() as bus:
+        subscription = await bus.subscribe("a")
+        bus.start_soon(consume, subscription)
+        await bus.send("a", "k", "/x")
+        await trio.sleep(1)
+        await subscription.drain()
+        assert done == ["/x", "consumer"]
+        assert trio.current_time() == 5
+
+
+async def test_a_consumer_may_begin_to_read_what_another_of_its_tasks_drains(
+    autojump_clock: MockClock,
+) -> None:
+    got: list[str] = []
+
+    async def consume(subscription: Subscription) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscription.drain)
+            await wait_all_tasks_blocked()
+            await stage(subscription, seconds=1, got=got)
+
+    async with open_event_bus(drain_timeout=math.inf) as bus:
+        subscription = await bus.subscribe("a")
+        await send_all(bus, "a", 2)
+        bus.start_soon(consume, subscription)
+    assert got == ["/0", "/1"]
 
 
 async def test_drain_waits_until_readers_outside_have_read_everything(

@@ -61,6 +61,9 @@ def failing(
 
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
 every_policy_that_goes_on = pytest.mark.parametrize("policy", GOING_ON, ids=repr)
+every_policy_that_gives_up = pytest.mark.parametrize(
+    "policy", [Log(), CloseSubscription(), Retry(1, then=Log())], ids=repr
+)
 
 
 @pytest.fixture
@@ -846,7 +849,7 @@ async def test_a_dead_letter_of_a_group_has_only_its_exceptions(
     assert [type(error) for error in letter.error.exceptions] == [Failure]
 
 
-@every_policy
+@every_policy_that_gives_up
 async def test_what_the_hook_raises_leaves_through_the_supervisor(
     policy: OnError, autojump_clock: MockClock
 ) -> None:
@@ -858,6 +861,70 @@ async def test_what_the_hook_raises_leaves_through_the_supervisor(
             await bus.on(fail, "a", on_error=policy)
             await bus.send("a", "k", "/x")
             await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("policy", [Propagate(), Retry(jitter=0)], ids=repr)
+async def test_what_the_hook_raises_leaves_beside_an_exception_that_propagates(
+    policy: OnError, autojump_clock: MockClock
+) -> None:
+    async def hook(letter: DeadLetter) -> None:
+        raise KeyError(letter.event.path)
+
+    with pytest.RaisesGroup(Failure, KeyError):
+        async with open_event_bus(on_dead_letter=hook) as bus:
+            await bus.on(fail, "a", on_error=policy)
+            await bus.send("a", "k", "/x")
+            await trio.sleep_forever()
+
+
+@every_policy_that_gives_up
+async def test_a_base_exception_in_a_group_leaves_even_if_the_hook_raises(
+    policy: OnError, autojump_clock: MockClock
+) -> None:
+    async def handler(event: Event) -> None:
+        raise BaseExceptionGroup("both", [Failure(), KeyboardInterrupt()])
+
+    def hook(letter: DeadLetter) -> None:
+        raise KeyError(letter.event.path)
+
+    with pytest.RaisesGroup(pytest.RaisesGroup(KeyboardInterrupt), KeyError):
+        async with open_event_bus(on_dead_letter=hook) as bus:
+            await bus.on(handler, "a", on_error=policy)
+            await bus.send("a", "k", "/x")
+            await trio.sleep_forever()
+
+
+async def test_an_exception_that_propagates_leaves_as_itself_if_the_hook_is_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    error = Failure()
+
+    async def handler(event: Event) -> None:
+        raise error
+
+    async def hook(letter: DeadLetter) -> None:
+        await trio.sleep_forever()
+
+    with pytest.raises(Failure) as caught:
+        async with open_event_bus(on_dead_letter=hook, drain_timeout=1) as bus:
+            await bus.on(handler, "a")
+            await bus.send("a", "k", "/x")
+    assert caught.value is error
+    assert error.__cause__ is error.__context__ is None
+
+
+async def test_what_the_hook_raises_when_it_is_cancelled_leaves_as_itself(
+    autojump_clock: MockClock,
+) -> None:
+    """The handler failed while it was cancelled."""
+
+    async def hook(letter: DeadLetter) -> None:
+        raise KeyError(letter.event.path)
+
+    with pytest.raises(KeyError, match="/x"):
+        async with open_event_bus(on_dead_letter=hook, drain_timeout=1) as bus:
+            await bus.on(handler_in_a_group, "a", on_error=Log())
+            await bus.send("a", "k", "/x")
 
 
 async def test_the_hook_may_send_and_close(autojump_clock: MockClock) -> None:
@@ -987,6 +1054,28 @@ async def test_an_overflow_propagates_after_what_was_buffered(
             await trio.sleep_forever()
     assert len(workers.begun) == concurrency + 2
     assert tasks_living() == before
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_an_overflow_leaves_as_itself_although_several_tasks_wait_for_events(
+    ordered: bool,
+) -> None:
+    recorder = Recorder()
+    with pytest.raises(SubscriptionOverflowError):
+        async with open_event_bus() as bus:
+            await bus.on(
+                recorder,
+                "a",
+                concurrency=4,
+                ordered=ordered,
+                max_buffer_size=1,
+                overflow=Overflow.CLOSE,
+            )
+            await wait_all_tasks_blocked()
+            for i in range(6):
+                bus.send_nowait("a", "k", f"/{i}")
+            await trio.sleep_forever()
+    assert recorder.seen[0] == "/0"
 
 
 @pytest.mark.parametrize("policy", [Log(), CloseSubscription(), Retry(then=Log())], ids=repr)

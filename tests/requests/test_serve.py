@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import logging
 import pickle
 from functools import partial
@@ -178,6 +179,19 @@ async def test_a_failure_that_propagates_ends_the_bus(autojump_clock: MockClock)
         async with open_event_bus() as bus:
             await bus.serve(fail, "a", on_error=Propagate())
             await bus.request("a", "k", "/1")
+
+
+async def test_a_failure_that_propagates_leaves_as_itself_however_long_the_hook_takes(
+    autojump_clock: MockClock,
+) -> None:
+    async def hook(letter: DeadLetter) -> None:
+        await trio.sleep(10)
+
+    with pytest.raises(Failure):
+        async with open_event_bus(on_dead_letter=hook) as bus:
+            await bus.serve(fail, "a", on_error=Propagate())
+            await bus.request("a", "ask", "/x")
+    assert trio.current_time() == 10
 
 
 @pytest.mark.usefixtures("quiet")
@@ -810,14 +824,22 @@ async def test_a_closed_bus_takes_no_reply(autojump_clock: MockClock) -> None:
                 await bus.reply(request)
 
 
-async def test_an_answered_request_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("sign", [1, -1], ids=["accepted", "rejected"])
+async def test_an_answered_request_leaves_nothing_behind(
+    sign: int, autojump_clock: MockClock
+) -> None:
     async with open_event_bus() as bus:
         await bus.serve(double, "a", "k")
         requests = bus._router.core.requests
-        async with tidy(bus):
-            for number in range(10):
-                await bus.request("a", "k", "/1", number)
-        assert len(requests) == len(requests.known) == 0
+        gc.collect()
+        gc.disable()  # there are no reference cycles
+        try:
+            async with tidy(bus):
+                for number in range(1, 11):
+                    await bus.request("a", "k", "/1", sign * number)
+            assert len(requests) == len(requests.known) == 0
+        finally:
+            gc.enable()
         assert not requests.waiting
         assert not requests.underway
 

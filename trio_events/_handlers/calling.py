@@ -21,8 +21,8 @@ from .._instruments import Instruments
 from .._requests import Outcome, Reject, is_reply
 from .._subscription import Subscription
 from .quiet import OwnedTask
-from .registration import Handler, Registration, name_of
-from .staff import Staff, is_cancelled, unprotected
+from .registration import Handler, Registration
+from .staff import Staff, is_cancelled, joined, unprotected
 from .supervision import (
     CloseSubscription,
     DeadLetter,
@@ -100,7 +100,7 @@ class HandlerActor:
     @property
     def name(self) -> str:
         """The name of the handler."""
-        return name_of(self.handler)
+        return self._registration.name
 
     @property
     def treatment(self) -> str:
@@ -126,7 +126,7 @@ class HandlerActor:
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks in a nursery, with the context variables of the caller."""
         self.actor.worker = self
-        name = name_of(self.handler)
+        name = self.name
         for _ in range(self._registration.concurrency):
             owned = OwnedTask(name, self._turn)
             self._tasks[owned] = None
@@ -189,7 +189,7 @@ class HandlerActor:
         events = self.actor.buffer.unread + self._not_begun
         self.actor.discard(_HERE)
         if events or self._calls_cut:
-            name = name_of(self.handler)
+            name = self.name
             self.actor.core.notices.add(WorkLeft(self.actor, name, reason, self._calls_cut, events))
 
     async def _next(self) -> Event[Any] | None:
@@ -210,9 +210,11 @@ class HandlerActor:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         except EventBusError as error:  # why the subscription has ended
+            if self.actor.buffer.aside:  # the last task that handles these reports it
+                return None
+            self.actor.discard(_HERE)  # nothing is left, but the other tasks needn't report it
             if isinstance(verdict_of(self._registration.on_error), Propagate):
                 raise
-            self.actor.discard(_HERE)  # nothing is left, but the other tasks needn't report it
             self.actor.core.notices.add(HandlerEnded(error))
             return None
         finally:
@@ -318,9 +320,12 @@ class HandlerActor:
             else:
                 verdict = verdict_of(policy)
                 self.actor.tell("handler_failed", event, failure, self.treatment)
-                await self._give_up(event, failure, verdict)
                 if isinstance(verdict, Propagate):
-                    raise caught
+                    rest = caught
+                try:
+                    await self._give_up(event, failure, verdict)
+                except BaseException as error:  # noqa: ASYNC103, BLE001  # raised below
+                    rest = joined(rest, error)
             if rest is not None:
                 raise rest
             return pause  # noqa: ASYNC910  # likewise
@@ -342,24 +347,24 @@ class HandlerActor:
             case _ as never:
                 assert_never(never)
         # An exception that ends the bus must leave alone, without that of the request.
-        request = self.actor.core.requests.known.get(id(event))
-        if (
-            self._reply is not None
-            and request is not None
-            and request.answer is Answer.MISSING
-            and not isinstance(verdict, Propagate)
-        ):
-            try:
-                await self._reply(event, request, "failed", text_of(failure))
-            except Exception as error:  # noqa: BLE001  # the failure itself is what matters
-                self._report(event, error, "; the reply could not be sent")
-        self.actor.core.requests.let_go((event,), self.actor)
+        if not isinstance(verdict, Propagate):
+            await self._fail_request(event, failure)
         letter = DeadLetter(event, failure, self._subscription)
         self._instruments.tell("event_failed", letter)
         if self._on_dead_letter is not None:
             await _tell(self._on_dead_letter, letter)
 
     # Responders
+
+    async def _fail_request(self, event: Event[Any], failure: Exception) -> None:  # noqa: ASYNC910  # there may be no request
+        """Reply that the responder has failed, and note that there won't be another reply."""
+        request = self.actor.core.requests.known.get(id(event))
+        if self._reply and request and request.answer is Answer.MISSING:
+            try:
+                await self._reply(event, request, "failed", text_of(failure))
+            except Exception as error:  # noqa: BLE001  # the failure itself is what matters
+                self._report(event, error, "; the reply could not be sent")
+        self.actor.core.requests.let_go((event,), self.actor)
 
     async def _respond(self, event: Event[Any]) -> tuple[Outcome, object]:
         """Call the responder; returns what to reply."""
@@ -369,10 +374,10 @@ class HandlerActor:
             else:
                 data = await unprotected(self.handler, event)
         except (Reject, ExceptionGroup) as error:
-            rejections = [leaf for leaf in leaves(error) if isinstance(leaf, Reject)]
+            rejections = [leaf.data for leaf in leaves(error) if isinstance(leaf, Reject)]
             if len(rejections) < len(list(leaves(error))):
                 raise
-            return "rejected", rejections[0].data  # noqa: ASYNC910  # as `_handle`
+            return "rejected", rejections[0]  # noqa: ASYNC910  # as `_handle`
         if isinstance(data, Event):
             raise TypeError(f"a responder returns the data of its reply, not an event: {data!r}")
         return "accepted", data
@@ -381,7 +386,7 @@ class HandlerActor:
 
     def activity(self) -> str:
         """What the handler is doing."""
-        name = name_of(self.handler)
+        name = self.name
         events = [owned.event for owned in self._tasks if owned.event is not None]
         calls = [*map(names_of, events[:3])]
         if len(events) > len(calls):
@@ -390,14 +395,14 @@ class HandlerActor:
 
     def _add_note(self, event: Event[Any], failure: Exception) -> None:
         note = (
-            f"{name_of(self.handler)} was handling the event {names_of(event)} of "
+            f"{self.name} was handling the event {names_of(event)} of "
             f"{self.actor.description()}, registered at {self._registered_at}"
         )
         with contextlib.suppress(Exception):  # some exceptions are frozen
             failure.add_note(note)
 
     def _report(self, event: Event[Any], failure: Exception, consequence: str) -> None:
-        name = name_of(self.handler)
+        name = self.name
         self.actor.core.notices.add(
             HandlerFailed(self.actor, name, names_of(event), failure, consequence)
         )

@@ -52,6 +52,20 @@ class OwnedTask:
 
 
 @final
+@attrs.define(eq=False)
+class _Wait:
+    """The tasks that wait for quiet of one subscription, or of the bus."""
+
+    subject: SubscriptionActor | None
+    tasks: int = attrs.field(default=0, init=False)
+    lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+    """The place of those that found no quiet when they came."""
+
+    consumers: set[OwnedTask | None] = attrs.field(factory=set, init=False)
+    """The owners of the tasks that have read from the subscription, and may have ended since."""
+
+
+@final
 class Quiet(trio.abc.Instrument):
     """Knows the tasks that the bus owns, and notices when all of them are waiting to read.
 
@@ -66,7 +80,6 @@ class Quiet(trio.abc.Instrument):
         "_leaving_nursery",
         "_router",
         "_waits",
-        "_watchers",
         "members",
         "owned",
     )
@@ -76,12 +89,9 @@ class Quiet(trio.abc.Instrument):
         self.owned: dict[OwnedTask, None] = {}
         self.members: dict[Member, None] = {}
         self._begun: dict[trio.lowlevel.Task, OwnedTask] = {}
-        self._watchers = 0
-        # The owned tasks, and their children, that don't wait to read. Kept while there are
-        # watchers.
+        # The owned tasks, and their children, that don't wait to read. Kept while there are waits.
         self._busy: set[trio.lowlevel.Task] = set()
-        # The tasks that wait for quiet of a subscription, or, at None, of the bus.
-        self._waits: dict[SubscriptionActor | None, trio.lowlevel.ParkingLot] = {}
+        self._waits: dict[SubscriptionActor | None, _Wait] = {}  # by subject
         leave = inspect.unwrap(type(trio.open_nursery()).__aexit__)
         self._leaving_nursery = leave.__code__
 
@@ -115,12 +125,9 @@ class Quiet(trio.abc.Instrument):
 
     # Quiet
 
-    def is_quiet(self, subject: SubscriptionActor | None = None) -> bool:
-        """Whether nothing is under way, on the bus or for one subscription. For watchers only.
-
-        Args:
-          subject: A closed subscription, all of whose events have been routed.
-        """
+    def _is_quiet(self, wait: _Wait) -> bool:
+        """Whether nothing is under way, on the bus or for one subscription."""
+        subject = wait.subject
         if subject is None:
             none_starts = len(self._begun) == len(self.owned)
             if not none_starts or self._busy or self._router.core.inbox.messages:
@@ -131,31 +138,36 @@ class Quiet(trio.abc.Instrument):
             return False
         if subject.worker is not None:
             return subject.worker.is_over
-        return self._busy.isdisjoint(subject.known_readers)
+        wait.consumers.update(map(self.owner, subject.known_readers))
+        # A consumer may read while another of its tasks waits here.
+        busy = (task for task in self._busy if task.custom_sleep_data is not wait.lot)
+        return wait.consumers.isdisjoint(map(self.owner, busy))
 
     async def wait(self, subject: SubscriptionActor | None = None, *, still: bool = False) -> None:
         """Wait for quiet. A checkpoint, always.
 
         Args:
-          subject: As in `is_quiet`.
+          subject: A closed subscription, all of whose events have been routed; None is the bus.
           still: Whether it must still be quiet when the caller resumes.
         """
-        self._watchers += 1
-        if self._watchers == 1:
+        if not self._waits:
             self._look()
             trio.lowlevel.add_instrument(self)
-        lot = self._waits.setdefault(subject, trio.lowlevel.ParkingLot())
+        wait = self._waits.setdefault(subject, _Wait(subject))
+        wait.tasks += 1
+        if subject is not None:  # now, because a reader may be about to end
+            wait.consumers.update(map(self.owner, subject.known_readers))
         try:
             await trio.lowlevel.checkpoint()
-            while not self.is_quiet(subject):
-                await lot.park()
+            while not self._is_quiet(wait):
+                await wait.lot.park()
                 if not still:
                     break
         finally:
-            if not lot and self._waits.get(subject) is lot:
+            wait.tasks -= 1
+            if not wait.tasks:
                 del self._waits[subject]
-            self._watchers -= 1
-            if not self._watchers:
+            if not self._waits:
                 trio.lowlevel.remove_instrument(self)
 
     def _look(self) -> None:
@@ -180,9 +192,9 @@ class Quiet(trio.abc.Instrument):
             self._busy.add(task)
         else:
             self._busy.discard(task)
-        for subject, lot in self._waits.items():
-            if lot and self.is_quiet(subject):
-                lot.unpark_all()
+        for wait in self._waits.values():
+            if wait.lot and self._is_quiet(wait):
+                wait.lot.unpark_all()
 
     def _is_busy(self, task: trio.lowlevel.Task) -> bool:
         owned = self.owner(task)

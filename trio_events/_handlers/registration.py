@@ -31,7 +31,7 @@ def is_async(function: object) -> bool:
 
 
 def name_of(handler: object) -> str:
-    """The name of a handler, for messages."""
+    """The name of a handler, for messages. Safe if its `repr` raises."""
     return getattr(handler, "__qualname__", None) or shown(handler)
 
 
@@ -117,6 +117,12 @@ class Registration:
     """Whether it is a responder, whose results are the data of replies."""
     on_finished: Callable[[Event[Any]], None] | None = None
     """Called with each event that has been handled, or has failed for good."""
+    name: str = attrs.field(init=False)
+    """The name of the handler, which stays the same even if its `repr` changes."""
+
+    @name.default
+    def _name(self) -> str:
+        return name_of(self.handler)
 
     def __attrs_post_init__(self) -> None:
         what = "responder" if self.replies else "handler"
@@ -276,5 +282,5 @@ class HandlerSet:
         return declare
 
     def __repr__(self) -> str:
-        names = ", ".join(name_of(r.handler) for r in self.registrations)
+        names = ", ".join(registration.name for registration in self.registrations)
         return f"<HandlerSet of {names or 'no handlers'}>"

@@ -248,3 +248,15 @@ def is_cancelled(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split(trio.Cancelled)[1] is None
     return isinstance(error, trio.Cancelled)
+
+
+def joined(error: BaseException | None, later: BaseException) -> BaseException:
+    """One exception for that of a handler, if any, and a later one; neither hides the other.
+
+    `Cancelled` doesn't matter if there is something else to raise.
+    """
+    if error is None or is_cancelled(error):
+        return later
+    if is_cancelled(later):
+        return error
+    return BaseExceptionGroup("a handler failed, and so did on_dead_letter", [error, later])
