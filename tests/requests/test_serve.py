@@ -669,6 +669,40 @@ async def test_a_request_that_was_answered_by_hand_while_its_reply_waits_keeps_t
         assert drain(full.channel()) == ["/0"]
 
 
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("seconds", [2, 60])
+async def test_a_request_fails_if_its_reply_could_not_be_sent_and_a_later_result_was_dropped(
+    seconds: float, autojump_clock: MockClock
+) -> None:
+    async with open_event_bus() as bus, trio.open_nursery() as nursery:
+        full = await bus.subscribe("a", "accepted", max_buffer_size=1)
+        await bus.send("a", "accepted", "/0")
+
+        async def reply_by_hand(request: Event[Any]) -> None:
+            with trio.move_on_after(seconds):
+                await bus.reply(request, "by hand")
+
+        async def respond(request: Event[Any]) -> object:
+            nursery.start_soon(reply_by_hand, request)
+            await wait_all_tasks_blocked()
+            return await double(request)
+
+        async def make_room() -> None:
+            await trio.sleep(30)
+            full.receive_nowait()
+
+        await bus.serve(respond, "a", "k")
+        nursery.start_soon(make_room)
+        if seconds == 2:
+            with pytest.raises(RequestFailedError, match="can't be answered any more"):
+                await bus.request("a", "k", "/1", 21)
+            assert 2 <= trio.current_time() <= 4
+        else:
+            assert (await bus.request("a", "k", "/1", 21)).data == "by hand"
+            assert trio.current_time() == 30
+        nursery.cancel_scope.cancel()
+
+
 # -------------------------------------------------------------------------------------- permission
 
 

@@ -452,6 +452,8 @@ class PendingRequests:
             event = request.event
             if event is None or request.holders != {} or now < request.since + next_look(0):
                 continue
+            if request.answer is not Answer.MISSING:  # it may have to wait for room
+                continue
             request.fail(
                 RequestFailedError(
                     f"the request {names_of(event)} can't be answered any more: every "

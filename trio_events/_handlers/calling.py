@@ -288,7 +288,9 @@ class HandlerActor:
         finally:
             self.handling -= 1
             owned.event = None
-        if request is not None:
+        if reply is not None:  # if another one is being sent, and fails, this one isn't sent later
+            self.actor.core.requests.let_go((event,), self.actor)
+        elif request is not None:
             request.note_progress(self.actor, Held.PASSED_ON)
 
     async def _watched(self, event: Event[Any]) -> object:  # noqa: ASYNC910  # as `_handle`
