@@ -799,8 +799,8 @@ class EventBus(metaclass=NoPublicConstructor):
         Raises:
           NoSubscribersError: If no subscription would receive the request. Nothing was sent.
           RequestFailedError: If the responder failed, or every subscription that received the
-            request has ended or failed to handle it; or if the kind of a reply sent by hand ends in
-            `failed` and you didn't pass a `reply_kind`.
+            request has ended, or is done with it without a reply; or if the kind of a reply sent by
+            hand ends in `failed` and you didn't pass a `reply_kind`.
           DeadlockError: If the request has waited for a second and would wait forever: the tasks
             that could reply are themselves waiting, directly or indirectly, for this one. A request
             with a deadline doesn't raise this.

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import attrs
 import trio
@@ -19,7 +19,7 @@ from ._core.pace import Pace
 from ._core.router import Router
 from ._errors import NoBusError
 from ._handlers.calling import DeadLetterHook
-from ._handlers.staff import Staff, is_cancelled
+from ._handlers.staff import Staff, is_cancelled, raise_as_it_was
 from ._handlers.supervision import check_seconds
 from ._instruments import Instrument, check_instrument
 from ._names.permits import Permits
@@ -101,7 +101,8 @@ def open_event_bus(
         subscription is closed. `math.inf` turns this off.
       on_dead_letter: A function, async or not, that is called with a `DeadLetter` for each event
         whose handling has failed for good. The handler's task waits for it, so dead letters can't
-        pile up. Its exceptions leave through the supervisor.
+        pile up. Its exceptions leave through the supervisor, beside the handler's own if that
+        propagates.
       instruments: Instruments that watch the bus from the beginning; see `Instrument`.
 
     Raises:
@@ -216,12 +217,12 @@ async def _supervise(options: Options) -> AsyncGenerator[EventBus]:
         if cause is group:
             raise
         try:
-            _raise_as_it_was(cause)
+            raise_as_it_was(cause)
         finally:
             del body_error, postponed, cause  # no reference cycles
     if postponed is not None:
         try:
-            _raise_as_it_was(postponed)
+            raise_as_it_was(postponed)
         finally:
             del postponed
 
@@ -244,13 +245,3 @@ def _cause(
         return errors[0]
     assert body_error is not None
     return body_error  # rather than `errors[0]`, which is a copy of it if it is a group
-
-
-def _raise_as_it_was(error: BaseException) -> NoReturn:
-    """Raise an error again without making the exception being handled its context."""
-    context = error.__context__
-    try:
-        raise error
-    finally:
-        error.__context__ = context
-        del error, context  # no reference cycle

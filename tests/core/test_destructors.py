@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -19,6 +20,7 @@ from trio_events import (
     BusClosedError,
     Event,
     EventBus,
+    Instrument,
     Log,
     Overflow,
     Subscription,
@@ -245,6 +247,32 @@ def test_closing_while_the_router_goes_to_sleep_is_safe(
                 raise
 
     run_with_time_limit(main)
+
+
+async def test_closing_at_any_line_of_adding_an_instrument_is_safe(
+    autojump_clock: MockClock,
+) -> None:
+    class Receiving(Instrument):
+        def event_received(self, event: Event, subscription: Subscription) -> None:
+            got.append(event.path)
+
+    got: list[str] = []
+    files = (PACKAGE, str(Path(weakref.__file__)))
+    number = 0
+    while True:
+        async with open_event_bus() as bus:
+            closed, victim = await bus.subscribe("a"), await bus.subscribe("a")
+            await bus.send("a", "k", "/1")
+            await wait_all_tasks_blocked()
+            closed.close()
+            at_line = AtLine(number, victim.close, files, SKIPPED)
+            with at_line:
+                bus.add_instrument(Receiving())
+            assert_balanced(victim)
+        if at_line.where is None:
+            break
+        number += 1
+    assert number > 20
 
 
 @pytest.mark.parametrize("turns", range(8))

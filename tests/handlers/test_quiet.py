@@ -822,6 +822,55 @@ async def test_drain_waits_until_the_handler_has_finished_what_was_accepted(
         await subscription.drain()
 
 
+async def test_consumers_that_drain_what_the_other_one_reads_do_not_wait_for_each_other(
+    autojump_clock: MockClock,
+) -> None:
+    drained: list[str] = []
+    async with open_event_bus(drain_timeout=100) as bus:
+        sources = {system: await bus.subscribe(system) for system in "ab"}
+
+        async def work(mine: str, other: str) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(stage, sources[mine], got=[]))
+                await trio.sleep(1)
+                await sources[other].drain()
+                drained.append(other)
+
+        for system in "ab":
+            await bus.send(system, "k", "/1")
+        bus.start_soon(work, "a", "b")
+        bus.start_soon(work, "b", "a")
+        await trio.sleep(2)
+        assert sorted(drained) == ["a", "b"]
+    assert trio.current_time() == 2
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 64])
+async def test_drain_waits_for_a_consumer_whose_reading_task_began_and_ended_meanwhile(
+    checkpoint_every: int, autojump_clock: MockClock
+) -> None:
+    finished: list[float] = []
+    async with open_event_bus(checkpoint_every=checkpoint_every) as bus:
+        source = await bus.subscribe("a")
+        await bus.send("a", "k", "/1")
+
+        async def work() -> None:
+            async def read_later() -> None:
+                await trio.sleep(1)
+                async for _ in source:
+                    pass
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_later)
+                await trio.sleep(5)
+            finished.append(trio.current_time())
+
+        bus.start_soon(work)
+        await wait_all_tasks_blocked()
+        await source.drain()
+        assert finished == [5]
+
+
 async def test_drain_waits_until_consumers_of_the_bus_have_finished(
     autojump_clock: MockClock,
 ) -> None:

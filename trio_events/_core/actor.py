@@ -84,6 +84,11 @@ class Core:
     )
     """The subscriptions that were closed, and may have unread events."""
 
+    def unfinished_now(self) -> list[SubscriptionActor]:
+        """These, safe from code that closes one meanwhile."""
+        actors = (reference() for reference in self.unfinished.keyrefs())  # a list, made at once
+        return [actor for actor in actors if actor is not None]
+
 
 @final
 @attrs.define(eq=False)

@@ -199,6 +199,8 @@ class PendingRequest:
                 state = progress.value
             activity = "" if holder.worker is None else f", {holder.worker.activity()}"
             places.append(f"{holder.description()}: {state}{activity}")
+        if self.answer is not Answer.MISSING:
+            places.append("a reply is being sent")
         return "; ".join(places) or "no subscription has it any more"
 
     def note_progress(self, holder: Holder, progress: Progress) -> None:
@@ -457,7 +459,7 @@ class PendingRequests:
             request.fail(
                 RequestFailedError(
                     f"the request {names_of(event)} can't be answered any more: every "
-                    "subscription that received it has ended, or failed to handle it",
+                    "subscription that received it has ended, or is done with it without a reply",
                     system=event.system,
                     kind=event.kind,
                     path=event.path,

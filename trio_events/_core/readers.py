@@ -83,6 +83,9 @@ class KnownReaders:
             self._last = weakref.ref(task, lambda reference: tasks.pop(reference, None))
             tasks.setdefault(self._last)
 
+    def __contains__(self, task: trio.lowlevel.Task) -> bool:
+        return self._tasks is not None and weakref.ref(task) in self._tasks
+
     def __iter__(self) -> Iterator[trio.lowlevel.Task]:
         for reference in tuple(self._tasks or ()):
             task = reference()

@@ -358,7 +358,7 @@ class Router:
         """Choose between fast paths and those that call instruments, as these need."""
         instruments, inbox = self.core.instruments, self.core.inbox
         inbox.direct_size = 0 if instruments.watched_sends else inbox.size
-        for subscription in (*self.subscriptions, *self.waiters, *self.core.unfinished):
+        for subscription in (*self.subscriptions, *self.waiters, *self.core.unfinished_now()):
             subscription.is_quick = not (subscription.must_settle or instruments.watched_reads)
             if subscription.worker is not None:
                 subscription.worker.heed_instruments()

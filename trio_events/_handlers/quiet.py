@@ -61,8 +61,15 @@ class _Wait:
     lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     """The place of those that found no quiet when they came."""
 
-    consumers: set[OwnedTask | None] = attrs.field(factory=set, init=False)
+    consumers: set[OwnedTask] = attrs.field(factory=set, init=False)
     """The owners of the tasks that have read from the subscription, and may have ended since."""
+
+
+def ancestry(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
+    """A task, the task in one of whose nurseries it runs, and so on."""
+    while task is not None:
+        yield task
+        task = None if task.parent_nursery is None else task.parent_nursery.parent_task
 
 
 @final
@@ -111,11 +118,7 @@ class Quiet(trio.abc.Instrument):
 
     def owner(self, task: trio.lowlevel.Task | None) -> OwnedTask | None:
         """The owned task that this task is, or in one of whose nurseries it runs."""
-        while task is not None:
-            if task in self._begun:
-                return self._begun[task]
-            task = None if task.parent_nursery is None else task.parent_nursery.parent_task
-        return None
+        return next((self._begun[each] for each in ancestry(task) if each in self._begun), None)
 
     def working(self) -> Iterator[OwnedTask]:
         """The owned tasks that aren't waiting to read, or contain a task that isn't."""
@@ -138,10 +141,18 @@ class Quiet(trio.abc.Instrument):
             return False
         if subject.worker is not None:
             return subject.worker.is_over
-        wait.consumers.update(map(self.owner, subject.known_readers))
-        # A consumer may read while another of its tasks waits here.
-        busy = (task for task in self._busy if task.custom_sleep_data is not wait.lot)
-        return wait.consumers.isdisjoint(map(self.owner, busy))
+        busy = self._busy - self._draining()
+        return not any(self.owner(task) in wait.consumers for task in busy)
+
+    def _note_reader(self, wait: _Wait, task: trio.lowlevel.Task) -> None:
+        owned = self.owner(task)
+        if owned is not None:
+            wait.consumers.add(owned)
+
+    def _draining(self) -> set[trio.lowlevel.Task]:
+        """The tasks that wait for quiet of a subscription: they don't wait for each other."""
+        lots = [wait.lot for wait in self._waits.values() if wait.subject is not None]
+        return {task for task in self._busy if any(task.custom_sleep_data is lot for lot in lots)}
 
     async def wait(self, subject: SubscriptionActor | None = None, *, still: bool = False) -> None:
         """Wait for quiet. A checkpoint, always.
@@ -155,8 +166,9 @@ class Quiet(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
         wait = self._waits.setdefault(subject, _Wait(subject))
         wait.tasks += 1
-        if subject is not None:  # now, because a reader may be about to end
-            wait.consumers.update(map(self.owner, subject.known_readers))
+        if subject is not None:
+            for reader in subject.known_readers:
+                self._note_reader(wait, reader)
         try:
             await trio.lowlevel.checkpoint()
             while not self._is_quiet(wait):
@@ -193,6 +205,8 @@ class Quiet(trio.abc.Instrument):
         else:
             self._busy.discard(task)
         for wait in self._waits.values():
+            if wait.subject is not None and task in wait.subject.known_readers:
+                self._note_reader(wait, task)  # now, because it may have ended
             if wait.lot and self._is_quiet(wait):
                 wait.lot.unpark_all()
 

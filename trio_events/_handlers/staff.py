@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import TypeVarTuple, Unpack, final
+from typing import NoReturn, TypeVarTuple, Unpack, final
 
 import trio
 
@@ -224,7 +224,7 @@ class Staff:
             return
         self._router.close()
         me = trio.lowlevel.current_task()
-        for subscription in list(self._router.core.unfinished):
+        for subscription in self._router.core.unfinished_now():
             unread = subscription.buffer.unread
             others = any(reader is not me for reader in subscription.known_readers)
             if unread and not others and subscription.open_among is self._router.subscriptions:
@@ -260,3 +260,13 @@ def joined(error: BaseException | None, later: BaseException) -> BaseException:
     if is_cancelled(later):
         return error
     return BaseExceptionGroup("a handler failed, and so did on_dead_letter", [error, later])
+
+
+def raise_as_it_was(error: BaseException) -> NoReturn:
+    """Raise an error again without making the exception being handled its context."""
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error, context  # no reference cycle

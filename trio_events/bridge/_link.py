@@ -12,6 +12,7 @@ import trio
 from .._bus import EventBus
 from .._errors import BusClosedError, DeadlockError
 from .._event import Event
+from .._handlers.quiet import ancestry
 from .._handlers.staff import Staff
 from .._handlers.supervision import DeadLetter
 from .._names.errors import InvalidEventError
@@ -214,9 +215,8 @@ class Link:
           DeadlockError: If an export itself would wait.
         """
         self.bus._core.door.check_here()
-        task = trio.lowlevel.current_task()
         for export in self.exports:
-            if export.runs_in(task):
+            if any(map(export.runs_in, ancestry(trio.lowlevel.current_task()))):
                 raise DeadlockError(
                     "flush would wait for the export that has called on_dead_letter",
                     system=str(export.interest.system),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from operator import attrgetter
 from typing import Any, Final, TypeVar, final
@@ -16,6 +16,7 @@ import coredis.exceptions
 import trio
 from coredis.retry import NoRetryPolicy
 
+from .._handlers.staff import is_cancelled, raise_as_it_was
 from .._names.errors import EventBusError
 from ._log import (
     Claim,
@@ -149,9 +150,18 @@ _PASSING_TEXTS: Final = (
 
 
 _is_ours: ContextVar[bool] = ContextVar("_is_ours", default=False)
-"""Whether a client was made here. What coredis logs about it, with tracebacks, sessions raise."""
+"""Whether a session uses coredis. What that logs then, with tracebacks, the session raises."""
 
 logging.getLogger("coredis").addFilter(lambda record: not _is_ours.get())
+
+
+@contextmanager
+def _ours(value: bool = True) -> Iterator[None]:
+    token = _is_ours.set(value)
+    try:
+        yield
+    finally:
+        _is_ours.reset(token)
 
 
 @final
@@ -225,19 +235,23 @@ class RedisLog:
         # A fresh client for each session: coredis 6.9 loses a place in its pool for each blocking
         # command that is cancelled, and for each connection that dies.
         raised: BaseException | None = None  # in the block, and means what it says
-        token = _is_ours.set(True)
         try:
-            async with coredis.Redis(**self._options) as client:
-                try:
-                    yield _RedisSession(self, client)
-                except BaseException as error:
-                    raised = error
-                    raise
+            with _ours():
+                async with coredis.Redis(**self._options) as client:
+                    try:
+                        with _ours(False):
+                            yield _RedisSession(self, client)
+                    except BaseException as error:
+                        raised = error
+                        raise
         except BaseException as error:  # noqa: ASYNC103, BLE001  # raised as what it is about
-            cause = _cause(error)
-            raise cause if cause is raised else self._translated(cause) from None  # noqa: ASYNC104
-        finally:
-            _is_ours.reset(token)
+            if raised is None or is_cancelled(raised):
+                raise self._translated(_cause(error)) from None  # noqa: ASYNC104  # as above
+        if raised is not None:
+            try:
+                raise_as_it_was(raised)
+            finally:
+                del raised  # no reference cycle
 
     def _translated(self, error: BaseException) -> BaseException:
         """What an error of coredis means for a session."""
@@ -277,7 +291,7 @@ class _RedisSession:
     ) -> T:
         """The answer to a command. `wait` is how many seconds the server may take by itself."""
         try:
-            with trio.fail_after(wait + _PATIENCE):
+            with _ours(), trio.fail_after(wait + _PATIENCE):
                 return await command(*args, **kwargs)
         except trio.TooSlowError:
             raise LogUnavailableError(

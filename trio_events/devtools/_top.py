@@ -153,25 +153,32 @@ async def top(url: str, console: Console, show: Print) -> None:
     rates = Rates()
     async with ask(url, "stream") as answer:
         state = await answer.state()
-        if not console.is_terminal:
-            if state is not None:
-                rates.update(state)
-                state = await answer.state()  # from now on, there are rates
-            if state is None:
-                raise MapError(f"the program at {url} has ended")
+        is_live = console.is_terminal and sys.stdin is not None and sys.stdin.isatty()
+        if state is not None and not is_live:
+            rates.update(state)
+            state = await answer.state()  # from now on, there are rates
+        if state is None:
+            raise MapError(f"the program at {url} has ended")
+        if not is_live:
             rates.update(state)
             segments = console.render(Encodable(picture(state, rates)))
             for line in "".join(segment.text for segment in segments).splitlines():
                 show(line)
             return
+        failure: MapError | None = None
         with Live(console=console, screen=True, auto_refresh=False) as live:
             async with trio.open_nursery() as nursery:
                 await nursery.start(_until_q, nursery.cancel_scope)
-                while state is not None:
-                    rates.update(state)
-                    live.update(Encodable(picture(state, rates)), refresh=True)
-                    state = await answer.state()
+                try:
+                    while state is not None:
+                        rates.update(state)
+                        live.update(Encodable(picture(state, rates)), refresh=True)
+                        state = await answer.state()
+                except MapError as error:
+                    failure = error
                 nursery.cancel_scope.cancel()
+        if failure is not None:  # not in the nursery, which would make a group of it
+            raise failure
 
 
 async def _until_q(  # noqa: ASYNC114  # `top` starts it
