@@ -19,6 +19,7 @@ LAYERS = [
         "_event",
         "_extras",
         "_origin",
+        "_stderr",
         "_public",
         "_names.errors",
     },

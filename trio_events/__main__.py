@@ -20,6 +20,7 @@ from ._extras import extra
 from ._names.errors import EventBusError, InvalidEventError, InvalidPatternError
 from ._names.pattern import Pattern, plain_name
 from ._names.relations import common_name, uncovered_name
+from ._stderr import write_line
 
 _PROGRAM = "python -m trio_events"
 
@@ -80,10 +81,10 @@ def _ask_about_patterns(words: argparse.Namespace) -> int:
     except InvalidPatternError as error:
         text = str(error.details["pattern"])
         indent = " " * _width(_shown(text[: error.position]))
-        _write_error(f"{_PROGRAM}: {error}\n  {_shown(text)}\n  {indent}^")
+        write_line(sys.stderr, f"{_PROGRAM}: {error}\n  {_shown(text)}\n  {indent}^")
         return 2
     except InvalidEventError as error:
-        _write_error(f"{_PROGRAM}: {error}")
+        write_line(sys.stderr, f"{_PROGRAM}: {error}")
         return 2
     with suppress(_StdoutError):  # the exit status still is the answer
         _show(answer)
@@ -139,13 +140,7 @@ def _failed(reason: str, status: int) -> int:
 
 
 def _warn(text: str) -> None:
-    _write_error(f"{_PROGRAM}: {_shown(text)}")
-
-
-def _write_error(text: str) -> None:
-    if sys.stderr is not None:  # otherwise `print` would write to stdout
-        with suppress(OSError):
-            print(text, file=sys.stderr)
+    write_line(sys.stderr, f"{_PROGRAM}: {_shown(text)}")
 
 
 def _show(answer: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import runpy
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -14,6 +14,7 @@ import trio
 
 from .. import _supervisor
 from .._bus import EventBus
+from .._stderr import write_line
 from ._client import MapError
 from ._observer import Observer
 from ._server import serve_observer
@@ -70,14 +71,8 @@ async def _serve(  # noqa: ASYNC910  # it waits until cancelled, or has failed
     with observer, scope:
         try:
             async with trio.open_nursery() as nursery:
-                _report(await nursery.start(serve_observer, observer), report)
+                url = await nursery.start(serve_observer, observer)
+                write_line(report, f"The map of the bus: {url}")
                 await trio.sleep_forever()
         except* Exception:  # noqa: BLE001  # the program goes on without a map
             _log.exception("the live map has failed")
-
-
-def _report(url: str, report: TextIO | None) -> None:
-    if report is None:  # stderr was closed, and `print` would write to stdout
-        return
-    with suppress(OSError, ValueError):  # the reader has gone, or the file was closed
-        print(f"The map of the bus: {url}", file=report, flush=True)
