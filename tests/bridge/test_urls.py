@@ -10,6 +10,7 @@ import pytest
 
 import trio_events.bridge
 from trio_events.bridge import MemoryLog, RedisLog, SqliteLog
+from trio_events.bridge._redis import _cause
 from trio_events.bridge._urls import open_log
 
 SECRET = "s3cret/?#"
@@ -113,3 +114,9 @@ def test_the_package_has_no_other_names() -> None:
     missing: Any = "nothing"
     with pytest.raises(AttributeError, match="nothing"):
         getattr(trio_events.bridge, missing)
+
+
+def test_a_group_of_the_tasks_of_the_client_is_about_its_first_error() -> None:
+    error = OSError("the connection was lost")
+    assert _cause(error) is error
+    assert _cause(ExceptionGroup("outer", [ExceptionGroup("inner", [error]), KeyError()])) is error

@@ -384,6 +384,19 @@ async def test_another_server_or_half_an_answer_is_said_in_one_line(
     assert says in printed.err
 
 
+async def test_on_a_terminal_an_error_later_on_is_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_events.devtools._top.Rates.update", lambda *_: None)
+    monkeypatch.setattr("trio_events.devtools._top.picture", lambda *_: Group())
+    with trio.fail_after(TIME_LIMIT), terminal(monkeypatch):
+        async with trio.open_nursery() as nursery:
+            data = STREAM + b'data: {"rows": []}\n\ndata: {}\n\n'
+            port = await nursery.start(serve_raw, data)
+            with pytest.raises(MapError, match="something else"):
+                console = Console(file=io.StringIO(), force_terminal=True)
+                await top(f"http://127.0.0.1:{port}/x/", console, print)
+            nursery.cancel_scope.cancel()
+
+
 async def test_on_a_terminal_another_server_is_the_same_error() -> None:
     with trio.fail_after(TIME_LIMIT):
         async with trio.open_nursery() as nursery:

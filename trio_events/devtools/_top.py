@@ -150,7 +150,7 @@ async def top(url: str, console: Console, show: Print) -> None:
     Raises:
       MapError: If there is no map at the URL.
     """
-    rates = Rates()
+    rates, failure = Rates(), None
     async with ask(url, "stream") as answer:
         state = await answer.state()
         is_live = console.is_terminal and sys.stdin is not None and sys.stdin.isatty()
@@ -165,7 +165,6 @@ async def top(url: str, console: Console, show: Print) -> None:
             for line in "".join(segment.text for segment in segments).splitlines():
                 show(line)
             return
-        failure: MapError | None = None
         with Live(console=console, screen=True, auto_refresh=False) as live:
             async with trio.open_nursery() as nursery:
                 await nursery.start(_until_q, nursery.cancel_scope)
@@ -177,8 +176,8 @@ async def top(url: str, console: Console, show: Print) -> None:
                 except MapError as error:
                     failure = error
                 nursery.cancel_scope.cancel()
-        if failure is not None:  # not in the nursery, which would make a group of it
-            raise failure
+    if failure is not None:  # not in the nursery, which would make a group of it
+        raise failure
 
 
 async def _until_q(  # noqa: ASYNC114  # `top` starts it
