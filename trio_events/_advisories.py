@@ -363,7 +363,7 @@ class Advisories(Instrument):
             event.kind,
             event.path,
             type(error).__qualname__,
-            text_of(error),
+            message_of(error),
             treatment,
         )
         self._post_about(subscription, kind, data)
@@ -444,8 +444,8 @@ def _count(counts: Counts, key: tuple[str, ...], more: int = 1) -> int | None:
     return now if now.bit_length() > before.bit_length() else None
 
 
-def text_of(error: BaseException) -> str:
-    """The text of an exception, or a question mark if it raises instead."""
+def message_of(error: BaseException) -> str:
+    """The message of an exception, or a question mark if its `str` raises."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001  # any code may be in there

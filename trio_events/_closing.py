@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Closing:
-    """Closes itself at the end of a block, with `with` or `async with`."""
+    """Closes itself at the end of a `with` block."""
 
     __slots__ = ()
 
@@ -26,6 +26,12 @@ class Closing:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class ClosingAnywhere(Closing):
+    """Closes itself at the end of a block, with `with` or `async with`."""
+
+    __slots__ = ()
 
     async def __aenter__(self) -> Self:
         return self  # noqa: ASYNC910  # nothing to wait for

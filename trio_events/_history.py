@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, TypeAlias, final
 import attrs
 import trio
 
-from ._closing import Closing
+from ._closing import ClosingAnywhere
 from ._core.actor import QUIET, Core
 from ._core.inbox import Recipient, Unsubscribe
 from ._core.notices import EvictionBegan, LossEnded
@@ -222,7 +222,7 @@ class HistoryActor:
 
 @final
 @attrs.define(eq=False, repr=False)
-class History(Closing, metaclass=NoPublicConstructor):
+class History(ClosingAnywhere, metaclass=NoPublicConstructor):
     """The latest events of each path, from `open_history` until it is closed.
 
     Pass it to `subscribe` as `history=`: the subscription then begins with the kept events. They

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, cast, final
 import attrs
 import trio
 
-from ._closing import Closing
+from ._closing import ClosingAnywhere
 from ._core.actor import SubscriptionActor
 from ._core.buffer import Overflow, check_count
 from ._core.pace import Pace
@@ -270,7 +270,7 @@ class EventBatches(Generic[DataT_co], metaclass=NoPublicConstructor):
 
 @final
 @attrs.define(eq=False, repr=False)
-class Subscription(Closing, Generic[DataT_co], metaclass=NoPublicConstructor):
+class Subscription(ClosingAnywhere, Generic[DataT_co], metaclass=NoPublicConstructor):
     """An open subscription, from `subscribe` until it is closed.
 
     Iterating over a subscription iterates over its channel. As a context manager, with `with` or

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import attrs
 import trio
 
-from ._advisories import text_of
+from ._advisories import message_of
 from ._event import Event
 from ._extras import extra
 from ._handlers.registration import name_of
@@ -312,7 +312,7 @@ def _end(span: Span, attributes: dict[str, _Value], error: BaseException | None)
     elif isinstance(error, Reject):  # a rejection is not a failure
         span.set_attribute(REJECTED, True)
     elif error is not None:
-        name, text = type(error).__qualname__, text_of(error)
+        name, text = type(error).__qualname__, message_of(error)
         attributes[ERROR] = name
         span.set_attribute(ERROR, name)
         try:

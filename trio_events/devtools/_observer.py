@@ -10,13 +10,13 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
-from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import attrs
 import trio
 
 from .._bus import EventBus
+from .._closing import Closing
 from .._core.buffer import check_count
 from .._event import Event
 from .._instruments import Instrument
@@ -89,7 +89,7 @@ class _Sent:
 
 
 @final
-class Observer(Instrument):
+class Observer(Closing, Instrument):
     """Watches a bus from now on until `close`, and records what the map shows.
 
     It keeps the latest events and their data alive, and each event takes about four times as many
@@ -135,17 +135,6 @@ class Observer(Instrument):
         """Stop watching. Not a checkpoint. Idempotent."""
         if self in self._instruments:
             self._bus.remove_instrument(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Hooks
 
